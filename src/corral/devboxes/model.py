@@ -1,0 +1,196 @@
+"""What a devbox and an execution are, apart from how they are stored or shown."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from corral.runtime.contract import Limits, TerminalSize, User
+
+
+T = TypeVar("T")
+
+
+class Desired(enum.StrEnum):
+    """What the caller wants of a devbox."""
+
+    RUNNING = "running"
+    SHUTDOWN = "shutdown"
+
+
+class Observed(enum.StrEnum):
+    """What is so. The dialect's names; those that belong to suspend arrive with it."""
+
+    PROVISIONING = "provisioning"  #: the runtime makes the box
+    INITIALIZING = "initializing"  #: the box answers; mounts and launch commands run
+    RUNNING = "running"  #: ready
+    FAILURE = "failure"  #: ended without being asked to; `reason` says why
+    SHUTDOWN = "shutdown"  #: ended because it was asked to, or its time was up; `reason` says which
+
+
+ENDED = frozenset({Observed.FAILURE, Observed.SHUTDOWN})
+
+
+class Reason(enum.StrEnum):
+    """Why a devbox is not running. Closed: each member is documented in docs/reference/errors.md."""
+
+    NONE = ""  #: running
+    STARTING = "starting"  #: on its way to running
+    API_SHUTDOWN = "api_shutdown"
+    KEEP_ALIVE_TIMEOUT = "keep_alive_timeout"
+    IDLE = "idle"
+    ENTRYPOINT_EXIT = "entrypoint_exit"
+    OUT_OF_MEMORY = "out_of_memory"
+    OUT_OF_DISK = "out_of_disk"
+    LAUNCH_FAILED = "launch_failed"  #: a launch command or mount failed
+    START_FAILED = "start_failed"  #: the runtime could not make the box
+    GUEST_UNRESPONSIVE = "guest_unresponsive"
+    KILLED = "killed"  #: process 1 was killed from outside
+    EXITED = "exited"  #: process 1 ended by itself
+    HOST_RESTARTED = "host_restarted"
+    LOST = "lost"  #: the box is not on the host any more and nobody knows why
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A devbox entered `status` at `at_ms` (Unix milliseconds)."""
+
+    status: Observed
+    at_ms: int
+    reason: Reason = Reason.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class DevboxRequest:
+    """A validated wish for a devbox. `launch_parameters` is what the caller sent, echoed in views."""
+
+    name: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    user: User = field(default_factory=User)
+    image: str | None = None  #: None is the default image
+    launch_commands: tuple[str, ...] = ()
+    entrypoint: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)  #: path -> text, written before the launch commands
+    keep_alive_s: int = 3600
+    idle_s: int | None = None  #: shut down after this many seconds without activity; replaces keep_alive_s
+    launch_parameters: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Devbox:
+    """A devbox as its row says. Times in Unix milliseconds; `message` explains `reason` to a person."""
+
+    id: str
+    account_id: str
+    request: DevboxRequest
+    desired: Desired
+    observed: Observed
+    reason: Reason
+    message: str
+    observed_at_ms: int
+    created_at_ms: int
+    ended_at_ms: int | None
+    transitions: tuple[Transition, ...]
+
+
+class ExecutionStatus(enum.StrEnum):
+    """The dialect's names."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+
+
+class ExecutionSource(enum.StrEnum):
+    """Who asked for an execution; the dialect's names of log sources."""
+
+    EXEC = "exec"  #: a caller
+    SETUP = "setup_commands"  #: the devbox's launch commands
+    ENTRYPOINT = "entrypoint"  #: the devbox's main process
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """A command in a devbox: a durable record. Output is in the spool, by byte offset.
+
+    `message` says why it could not be started or was lost. `command_id` is the caller's idempotency key.
+    """
+
+    id: str
+    devbox_id: str
+    command: str
+    status: ExecutionStatus
+    shell_name: str | None
+    attach_stdin: bool
+    exit_code: int | None
+    stdout_cut: bool
+    stderr_cut: bool
+    lost: bool
+    created_at_ms: int
+    ended_at_ms: int | None
+    source: ExecutionSource = ExecutionSource.EXEC
+    command_id: str | None = None
+    user: str | None = None
+    terminal: TerminalSize | None = None
+    message: str = ""
+
+
+class LogSource(enum.StrEnum):
+    """The dialect's names."""
+
+    SETUP = "setup_commands"
+    ENTRYPOINT = "entrypoint"
+    EXEC = "exec"
+    FILES = "files"
+    STATS = "stats"
+    KERNEL = "kmsg"
+
+
+class LogLevel(enum.StrEnum):
+    """How much a log line matters."""
+
+    INFO = "info"
+    WARN = "warn"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One line of a devbox's log. Fields about a command are None on lines that belong to none."""
+
+    level: LogLevel
+    source: LogSource
+    timestamp_ms: int
+    message: str | None = None
+    cmd: str | None = None
+    cmd_id: str | None = None
+    exit_code: int | None = None
+    shell_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a devbox has had so far, from its transitions. Seconds are whole; `gb` means GiB."""
+
+    id: str
+    status: Observed
+    start_time_ms: int
+    end_time_ms: int | None
+    total_elapsed_seconds: int
+    total_active_seconds: int
+    vcpu_seconds: int
+    memory_gb_seconds: int
+    disk_gb_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a list, newest first."""
+
+    items: tuple[T, ...]
+    has_more: bool
+    total: int | None

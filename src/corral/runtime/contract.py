@@ -1,0 +1,427 @@
+"""What a runtime promises: how boxes exist on one machine, and every error that it may raise.
+
+Owns the types that cross the line between a capability and a runtime. Must not know a database, HTTP,
+an account or a devbox's wishes: a runtime is told what to do and says what is so.
+
+A **box** is the runtime's side of a devbox: a root filesystem, namespaces, a cgroup and a guest. A runtime
+keeps no record that must outlive a box, except the spool: the output and exit status of executions.
+`corral.runtime.conformance` is this contract as tests.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+# ---------------------------------------------------------------- what a box is made of
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A read-only directory tree. `id_base` is the host uid that owns its root-owned files (0 if imported)."""
+
+    digest: str
+    path: Path
+    id_base: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """The Linux user that commands and file calls run as unless they name another."""
+
+    name: str = "user"
+    uid: int = 1000
+    gid: int = 1000
+    home: str = "/home/user"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Enforced by the kernel. `cpu` in cores; `memory` and `disk` in bytes; `pids` in tasks."""
+
+    cpu: float = 1.0
+    memory: int = 2 * GIB
+    disk: int = 4 * GIB
+    pids: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class BoxSpec:
+    """Everything that a runtime needs to make a box. `layers` from the lowest to the highest."""
+
+    id: str
+    layers: tuple[Layer, ...]
+    hostname: str
+    limits: Limits = field(default_factory=Limits)
+    user: User = field(default_factory=User)
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class BoxStatus(enum.StrEnum):
+    """What is so on the host."""
+
+    RUNNING = "running"  #: its guest answered when it was created or adopted, and its process 1 lives
+    DEAD = "dead"  #: process 1 has ended; what is left on the host waits for `destroy`
+
+
+class DeathReason(enum.StrEnum):
+    """Why a box's process 1 ended without `destroy`."""
+
+    OUT_OF_MEMORY = "out_of_memory"  #: the kernel killed it for the box's memory limit
+    KILLED = "killed"  #: something outside the box killed it
+    EXITED = "exited"  #: the guest ended by itself
+    HOST_RESTARTED = "host_restarted"  #: the host booted since
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box as it was on the host when it was looked at. `pid` is process 1's id on the host, 0 when dead."""
+
+    id: str
+    status: BoxStatus
+    pid: int = 0
+    reason: DeathReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A box's use of its limits since it was made. Bytes, tasks and microseconds."""
+
+    cpu_us: int
+    memory: int
+    memory_peak: int
+    disk: int
+    pids: int
+    oom_kills: int
+    limits: Limits
+
+
+# ---------------------------------------------------------------- executions
+
+
+class Stream(enum.StrEnum):
+    """An output stream of an execution. A terminal writes everything to STDOUT."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalSize:
+    """Size of a pseudo-terminal in character cells."""
+
+    rows: int = 24
+    cols: int = 80
+
+
+@dataclass(frozen=True, slots=True)
+class ExecSpec:
+    """A command to run. `id` names it in the box and in the spool; the same id starts at most once.
+
+    `argv[0]` is looked up in PATH. `env` is added to the box's. `cwd` None is the user's home. `user` None is the
+    box's. `stdin` keeps a pipe open for `write_stdin`; without it standard input is /dev/null. `terminal` runs it on a
+    pseudo-terminal. `output_limit` bounds each stream in the spool, in bytes: what is over it is dropped and the
+    result says so.
+
+    The execution ends when its process ends. Children that it leaves behind go on running; what they write to its
+    streams after that is read and dropped.
+    """
+
+    id: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    user: str | None = None
+    stdin: bool = False
+    terminal: TerminalSize | None = None
+    output_limit: int = 64 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """How an execution ended. Killed by signal N: `exit_code` is 128 + N and `signal` is N.
+
+    `lost` means that the box ended first: the exit code is then 137 and nobody saw the command end.
+    """
+
+    exit_code: int
+    signal: int | None = None
+    stdout_cut: bool = False
+    stderr_cut: bool = False
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The spool of an execution has grown to at least these sizes, in bytes; `result` once it has ended."""
+
+    stdout: int
+    stderr: int
+    result: ExecResult | None = None
+
+
+# ---------------------------------------------------------------- files and connections
+
+
+class FileKind(enum.StrEnum):
+    """What a directory entry is."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """One file in a box. `size` in bytes, `mtime` in Unix seconds, `mode` the permission bits."""
+
+    path: str
+    kind: FileKind
+    size: int
+    mode: int
+    mtime: float
+    uid: int
+    gid: int
+
+
+class FileReader(ABC):
+    """A file opened for reading; iterate over its bytes in chunks of at most 256 KiB; close it when done."""
+
+    info: FileInfo
+
+    @abstractmethod
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Stop reading and free the connection. Safe to call twice."""
+
+
+class ByteStream(ABC):
+    """A two-way connection: to a port in a box, or to the terminal of an execution."""
+
+    @abstractmethod
+    async def read(self, limit: int = 65536) -> bytes:
+        """Return the next bytes, at most `limit`; b"" when the other side has closed."""
+
+    @abstractmethod
+    async def write(self, data: bytes) -> None:
+        """Send all of `data`, waiting while the other side is slow. Raises BoxGone when it is no more."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close both directions. Safe to call twice."""
+
+
+# ---------------------------------------------------------------- errors
+
+
+class RuntimeFailure(Exception):
+    """Base of everything that a runtime raises on purpose. `message` reads `cannot <verb> <object>: <cause>`."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class HostUnfit(RuntimeFailure):
+    """The host lacks something. `remedy` is a sentence, or a command, for the person who runs the host."""
+
+    def __init__(self, message: str, *, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+class HostExhausted(RuntimeFailure):
+    """The host has no more of something (addresses, id ranges, memory, disk, processes). Nothing was left behind."""
+
+
+class BoxExhausted(RuntimeFailure):
+    """The box is at one of its own limits (tasks, memory): free something in it, or give it more."""
+
+
+class BoxExists(RuntimeFailure):
+    """A box with this id is on the host already."""
+
+
+class BoxGone(RuntimeFailure):
+    """There is no box with this id, or it is dead, or it died during the call."""
+
+
+class BoxUnresponsive(RuntimeFailure):
+    """The box lives, but its guest did not answer in time or answered nonsense."""
+
+
+class BadCommand(RuntimeFailure):
+    """The command was not started: no such program, directory or user, or not permitted. The caller's fault."""
+
+
+class NoSuchExecution(RuntimeFailure):
+    """The box knows no execution with this id."""
+
+
+class ExecutionEnded(RuntimeFailure):
+    """The execution has ended, or takes no input: nothing to signal, resize or write to."""
+
+
+class FileProblemKind(enum.StrEnum):
+    """Why a file call failed; from the errno that the box's kernel gave."""
+
+    NOT_FOUND = "not-found"
+    DENIED = "denied"
+    IS_DIRECTORY = "is-directory"
+    NOT_DIRECTORY = "not-directory"
+    NO_SPACE = "no-space"
+    BAD_PATH = "bad-path"
+    OTHER = "other"
+
+
+class FileProblem(RuntimeFailure):
+    """A file call failed for a reason that lies in the box's file tree."""
+
+    def __init__(self, message: str, *, kind: FileProblemKind) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class PortClosed(RuntimeFailure):
+    """Nothing in the box listens on this port."""
+
+
+# ---------------------------------------------------------------- the contract
+
+
+class Runtime(ABC):
+    """Boxes on one machine. One instance per data folder; safe for concurrent calls from one event loop.
+
+    Every call has a time limit of its own and can be cancelled: a cancelled `create` leaves nothing behind.
+    """
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Make the host ready and adopt the boxes that live on it. Raises HostUnfit with the remedy."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Stop serving; boxes go on running and can be adopted by the next `start`."""
+
+    @abstractmethod
+    async def create(self, spec: BoxSpec) -> Box:
+        """Make a box and return when its guest answers.
+
+        Raises BoxExists, HostExhausted, HostUnfit, BoxUnresponsive (its guest did not answer: nothing was left).
+        """
+
+    @abstractmethod
+    async def destroy(self, box_id: str) -> None:
+        """End a box and remove all that it had on the host but its spool.
+
+        Idempotent; works on dead and half-made boxes, and returns at once when there is nothing.
+        Raises HostUnfit when the host refuses (the call can be repeated).
+        """
+
+    @abstractmethod
+    async def boxes(self) -> list[Box]:
+        """Every box on the host, dead and half-made ones too (as DEAD)."""
+
+    @abstractmethod
+    async def inspect(self, box_id: str) -> Box:
+        """The box as it is now. Raises BoxGone when nothing of it is on the host."""
+
+    @abstractmethod
+    def deaths(self) -> AsyncIterator[Box]:
+        """Boxes whose process 1 ended without `destroy`, as it happens. One consumer."""
+
+    @abstractmethod
+    async def usage(self, box_id: str) -> Usage:
+        """What the box uses now. Raises BoxGone."""
+
+    # -- executions
+
+    @abstractmethod
+    async def execute(self, box_id: str, spec: ExecSpec) -> None:
+        """Start a command and return once it runs. An id that was started before is not started again.
+
+        Raises BadCommand, BoxGone, BoxUnresponsive, BoxExhausted (no more tasks or memory in the box),
+        HostExhausted (the spool's disk is full, no more descriptors). Nothing was started then, and the id is free.
+        """
+
+    @abstractmethod
+    def follow(self, box_id: str, exec_id: str) -> AsyncIterator[Progress]:
+        """Growth of the execution's spool, at most every 20 ms, then one Progress with its result.
+
+        Works on executions that were started before a restart, and on ones whose box has ended (from the spool).
+        Raises NoSuchExecution when neither the box nor the spool knows it.
+        """
+
+    @abstractmethod
+    def read_output(self, box_id: str, exec_id: str, stream: Stream, offset: int, limit: int) -> bytes:
+        """Bytes of the spool from `offset`; b"" at its present end. Works after the box has ended.
+
+        Raises NoSuchExecution. Never blocks for longer than a read of a local file.
+        """
+
+    @abstractmethod
+    def output_size(self, box_id: str, exec_id: str, stream: Stream) -> int:
+        """Present size of the spool in bytes; 0 when there is none."""
+
+    @abstractmethod
+    async def signal(self, box_id: str, exec_id: str, signal: int, *, group: bool = True) -> None:
+        """Send a signal to the command's process group, or to its process alone.
+
+        Raises NoSuchExecution, ExecutionEnded, BoxGone.
+        """
+
+    @abstractmethod
+    async def write_stdin(self, box_id: str, exec_id: str, data: bytes, *, close: bool = False) -> None:
+        """Write to the command's standard input, then close it if asked.
+
+        Raises NoSuchExecution, ExecutionEnded, BoxGone, BoxUnresponsive (it did not read for 30 s).
+        """
+
+    @abstractmethod
+    async def resize(self, box_id: str, exec_id: str, size: TerminalSize) -> None:
+        """Set the size of the execution's terminal. Raises NoSuchExecution, ExecutionEnded, BoxGone."""
+
+    @abstractmethod
+    async def attach(self, box_id: str, exec_id: str) -> ByteStream:
+        """Connect to the execution's terminal: recent output first, then live; several may be attached.
+
+        Raises NoSuchExecution, ExecutionEnded (also when it has no terminal), BoxGone.
+        """
+
+    @abstractmethod
+    async def forget_output(self, box_id: str) -> None:
+        """Remove the spool of all the box's executions. Idempotent."""
+
+    # -- files and ports. Paths are absolute, `~/…`, or relative to the user's home. `user` None is the box's.
+
+    @abstractmethod
+    async def read_file(self, box_id: str, path: str, *, user: str | None = None) -> FileReader:
+        """Open a regular file. Raises FileProblem, BoxGone, BoxUnresponsive."""
+
+    @abstractmethod
+    async def write_file(
+        self, box_id: str, path: str, chunks: AsyncIterator[bytes], *, user: str | None = None, mode: int | None = None
+    ) -> int:
+        """Write a file whole, making its parent directories; return its size in bytes.
+
+        The old content stays until the new is complete; after an error or a cancel it is as before.
+        Raises FileProblem, BoxGone, BoxUnresponsive.
+        """
+
+    @abstractmethod
+    async def list_files(self, box_id: str, path: str, *, user: str | None = None) -> list[FileInfo]:
+        """Entries of a directory by name, at most 10,000. Raises FileProblem, BoxGone, BoxUnresponsive."""
+
+    @abstractmethod
+    async def connect(self, box_id: str, port: int) -> ByteStream:
+        """Connect to a TCP port on the box's loopback. Raises PortClosed, BoxGone, BoxUnresponsive."""
