@@ -1,0 +1,354 @@
+"""Every operation of corral-guest as a call with typed arguments and results.
+
+Owns the requests and their time limits. Holds no connection between calls: one request, one connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from corral.core.clock import Clock, SystemClock
+from corral.runtime.contract import (
+    BadCommand,
+    ByteStream,
+    ExecSpec,
+    FileInfo,
+    FileKind,
+    FileProblem,
+    FileProblemKind,
+    FileReader,
+    RuntimeFailure,
+    TerminalSize,
+    User,
+)
+from corral.runtime.guest import faults, protocol
+from corral.runtime.guest.channel import Channel, limited
+from corral.runtime.guest.fields import Fields, Row
+from corral.runtime.guest.follow import Following
+from corral.runtime.guest.model import ExecutionState, Hello
+from corral.runtime.guest.streams import GuestFile, PortStream, Terminal
+
+#: Answers that cost the guest nothing but its turn.
+_QUICK_S: Final = 10.0
+
+#: Starting a program reads it from disk; a box at its CPU limit takes long for that.
+_START_S: Final = 30.0
+
+#: A command that does not read its input for this long does not read it.
+_STDIN_S: Final = 30.0
+
+#: File calls wait for disks.
+_FILE_S: Final = 60.0
+
+_CONNECT_S: Final = 15.0
+_ID_MAX: Final = 1 << 32
+_SIZE_MAX: Final = 1 << 62
+
+
+class GuestClient:
+    """The guest that listens on `socket_path`. Cheap to make; safe for concurrent calls; keeps no state.
+
+    Every call raises BoxGone when nobody listens there or the box ends during the call, and BoxUnresponsive when
+    the guest does not answer in time or answers nonsense. `timeout_s` replaces a call's own limit.
+    """
+
+    def __init__(self, socket_path: Path, *, clock: Clock | None = None) -> None:
+        self._path = Path(socket_path)
+        self._clock = clock or SystemClock()
+
+    # -- the guest itself
+
+    async def hello(self, *, timeout_s: float = 5.0) -> Hello:
+        """Ask whether the guest is there. Raises BoxUnresponsive when it speaks another protocol."""
+        fields = await self._ask({"op": "hello"}, "greet the guest", timeout_s)
+        hello = Hello(
+            protocol=fields.integer("protocol", 0, 1 << 16),
+            version=fields.text("version", 64),
+            claimed=fields.flag("claimed"),
+            uptime_ms=fields.integer("uptime_ms", 0, _SIZE_MAX),
+        )
+        if hello.protocol != protocol.VERSION:
+            raise fields.nonsense(f"of protocol {hello.protocol}, not {protocol.VERSION}")
+        return hello
+
+    async def claim(
+        self,
+        *,
+        hostname: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: User | None = None,
+        hosts: str | None = None,
+        resolv_conf: str | None = None,
+        timeout_s: float = _QUICK_S,
+    ) -> None:
+        """Give the box its identity; what is None stays as it is. Can be repeated.
+
+        `env` replaces the base environment of later commands. `user` becomes the default user and is made, with its
+        home, if missing. `hosts` and `resolv_conf` are the contents of the files in /etc.
+        """
+        request: dict[str, object] = {"op": "claim", "hostname": hostname, "hosts": hosts, "resolv_conf": resolv_conf}
+        request["env"] = None if env is None else dict(env)
+        if user is not None:
+            request["user"] = {"name": user.name, "uid": user.uid, "gid": user.gid, "home": user.home}
+        await self._ask(request, "claim the box", timeout_s)
+
+    # -- executions
+
+    async def execute(self, spec: ExecSpec, fds: tuple[int, int, int], *, timeout_s: float = _START_S) -> Following:
+        """Start a command and return once it runs. The guest writes to `fds`: stdout, stderr and status files.
+
+        They must be regular files open for writing, and may be closed after the call. An id that the guest knows is
+        not started again: `known` is then set, and the descriptors are not used.
+        Raises BadCommand, HostExhausted.
+        """
+        doing = f"run {_shown(spec.argv[0] if spec.argv else '')}"
+        request: dict[str, object] = {
+            "op": "exec",
+            "id": spec.id,
+            "argv": list(spec.argv),
+            "env": dict(spec.env),
+            "cwd": spec.cwd,
+            "user": spec.user,
+            "stdin": spec.stdin,
+            "limit": spec.output_limit,
+        }
+        if spec.terminal is not None:
+            request["terminal"] = {"rows": spec.terminal.rows, "cols": spec.terminal.cols}
+        if _unencodable(*spec.argv, *spec.env, *spec.env.values(), spec.cwd or "", spec.user or ""):
+            raise BadCommand(f"cannot {doing}: {faults.COMMAND['bad-command']}")
+        return await self._follow(request, doing, fds, timeout_s)
+
+    async def wait(self, exec_id: str, *, timeout_s: float = _QUICK_S) -> Following:
+        """Follow an execution from where it is. Raises NoSuchExecution."""
+        return await self._follow({"op": "wait", "id": exec_id}, f"follow {_shown(exec_id)}", (), timeout_s)
+
+    async def executions(self, *, timeout_s: float = _QUICK_S) -> list[ExecutionState]:
+        """Return the executions that the guest remembers."""
+        _, rows = await self._rows({"op": "executions"}, "list executions", 4, protocol.MAX_EXECUTIONS, timeout_s)
+        return [
+            ExecutionState(
+                id=row.text(0, protocol.MAX_ID),
+                pid=row.integer(1, 0, _ID_MAX),
+                running=row.flag(2),
+                exit_code=None if row.missing(3) else row.integer(3, 0, 255),
+            )
+            for row in rows
+        ]
+
+    async def signal(self, exec_id: str, signal: int, *, group: bool = True, timeout_s: float = _QUICK_S) -> None:
+        """Send a signal to the command's process group, or to its process. Raises NoSuchExecution, ExecutionEnded."""
+        request = {"op": "signal", "id": exec_id, "signal": signal, "group": group}
+        await self._ask(request, f"signal {_shown(exec_id)}", timeout_s)
+
+    async def write_stdin(
+        self, exec_id: str, data: bytes, *, close: bool = False, timeout_s: float = _STDIN_S
+    ) -> None:
+        """Write all of `data` to the command's standard input; return when it is in its pipe or terminal.
+
+        Raises NoSuchExecution, ExecutionEnded, BoxUnresponsive when the command did not read in time.
+        """
+        doing = f"write to {_shown(exec_id)}"
+        async with limited(timeout_s, doing), self._channel(doing) as channel:
+            await channel.request({"op": "stdin", "id": exec_id, "eof": close})
+            await self._upload(channel, memoryview(data))
+            await self._finish_upload(channel)
+
+    async def resize(self, exec_id: str, size: TerminalSize, *, timeout_s: float = _QUICK_S) -> None:
+        """Set the size of the execution's terminal. Raises NoSuchExecution, ExecutionEnded."""
+        request = {"op": "resize", "id": exec_id, "rows": size.rows, "cols": size.cols}
+        await self._ask(request, f"resize {_shown(exec_id)}", timeout_s)
+
+    async def attach(self, exec_id: str, *, timeout_s: float = _QUICK_S) -> ByteStream:
+        """Connect to the execution's terminal: up to 64 KiB of recent output, then live.
+
+        Raises NoSuchExecution, ExecutionEnded.
+        """
+        doing = f"attach to {_shown(exec_id)}"
+        return Terminal(await self._open({"op": "attach", "id": exec_id}, doing, timeout_s))
+
+    # -- files
+
+    async def read_file(
+        self, path: str, *, user: str | None = None, offset: int = 0, limit: int | None = None
+    ) -> FileReader:
+        """Open a regular file and read it from `offset`, at most `limit` bytes. Raises FileProblem, HostExhausted."""
+        doing = f"read {_shown(path)}"
+        request = _file_request("read", path, user, doing) | {"offset": offset, "limit": limit}
+        channel, reply = await self._start(request, doing, (), _FILE_S)
+        try:
+            return GuestFile(channel, _info(Fields(reply, doing)))
+        except BaseException:
+            await channel.close()
+            raise
+
+    async def write_file(
+        self, path: str, chunks: AsyncIterator[bytes], *, user: str | None = None, mode: int | None = None
+    ) -> int:
+        """Write a file whole and return its size. The old content stays until the new is complete.
+
+        Raises FileProblem, HostExhausted. An error of `chunks` goes through, and the file is as before.
+        """
+        doing = f"write {_shown(path)}"
+        request = _file_request("write", path, user, doing) | {"mode": mode}
+        async with self._channel(doing) as channel:
+            async with limited(_FILE_S, doing):
+                await channel.request(request)
+            async for chunk in chunks:
+                async with limited(_FILE_S, doing):
+                    await self._upload(channel, memoryview(chunk).cast("B"))
+            async with limited(_FILE_S, doing):
+                reply = await self._finish_upload(channel)
+            return Fields(reply, doing).integer("bytes", 0, _SIZE_MAX)
+
+    async def list_files(self, path: str, *, user: str | None = None, timeout_s: float = _FILE_S) -> list[FileInfo]:
+        """Return the entries of a directory by name, the first 10,000. Raises FileProblem, HostExhausted.
+
+        Bytes of a name that are not UTF-8 are shown as U+FFFD.
+        """
+        doing = f"list {_shown(path)}"
+        request = _file_request("list", path, user, doing)
+        folder, rows = await self._rows(request, doing, 7, protocol.MAX_ENTRIES, timeout_s)
+        return [_entry(folder, row) for row in rows]
+
+    async def stat(self, path: str, *, user: str | None = None, timeout_s: float = _FILE_S) -> FileInfo:
+        """Return what `path` is, the last symlink followed. Raises FileProblem, HostExhausted."""
+        doing = f"look at {_shown(path)}"
+        return _info(await self._ask(_file_request("stat", path, user, doing), doing, timeout_s))
+
+    # -- ports
+
+    async def connect(self, port: int, *, timeout_s: float = _CONNECT_S) -> PortStream:
+        """Connect to a TCP port on the box's loopback. Raises PortClosed."""
+        return PortStream(await self._open({"op": "connect", "port": port}, f"connect to port {port}", timeout_s))
+
+    # -- how
+
+    @asynccontextmanager
+    async def _channel(self, doing: str) -> AsyncIterator[Channel]:
+        async with limited(_QUICK_S, doing):
+            channel = await Channel.open(self._path, doing, self._clock)
+        try:
+            yield channel
+        finally:
+            await channel.close()
+
+    async def _ask(self, request: Mapping[str, object], doing: str, timeout_s: float) -> Fields:
+        channel, reply = await self._start(request, doing, (), timeout_s)
+        await channel.close()
+        return Fields(reply, doing)
+
+    async def _open(self, request: Mapping[str, object], doing: str, timeout_s: float) -> Channel:
+        return (await self._start(request, doing, (), timeout_s))[0]
+
+    async def _follow(
+        self, request: Mapping[str, object], doing: str, fds: tuple[int, ...], timeout_s: float
+    ) -> Following:
+        channel, reply = await self._start(request, doing, fds, timeout_s)
+        try:
+            return Following(channel, reply, self._clock)
+        except BaseException:
+            await channel.close()
+            raise
+
+    async def _start(
+        self, request: Mapping[str, object], doing: str, fds: tuple[int, ...], timeout_s: float
+    ) -> tuple[Channel, bytes]:
+        """Send a request; return the open channel and the reply to it."""
+        async with limited(timeout_s, doing):
+            channel = await Channel.open(self._path, doing, self._clock)
+            try:
+                await channel.request(request, fds)
+                return channel, await channel.reply()
+            except BaseException:
+                await channel.close()
+                raise
+
+    async def _rows(
+        self, request: Mapping[str, object], doing: str, width: int, most: int, timeout_s: float
+    ) -> tuple[str, list[Row]]:
+        """Return the path in the reply ("" without one) and the rows of all events."""
+        found: list[Row] = []
+        async with limited(timeout_s, doing), self._channel(doing) as channel:
+            await channel.request(request)
+            reply = Fields(await channel.reply(), doing)
+            while (frame := await channel.expect(protocol.EVENT, protocol.END))[0] != protocol.END:
+                rows = Fields(frame[1], doing).rows("rows", width, most - len(found))
+                if not rows:
+                    raise channel.nonsense("an event without rows")
+                found += rows
+        return reply.text("path", protocol.MAX_PATH) if reply.has("path") else "", found
+
+    async def _upload(self, channel: Channel, view: memoryview) -> None:
+        for start in range(0, len(view), protocol.MAX_DATA):
+            try:
+                await channel.send_data(view[start : start + protocol.MAX_DATA])
+            except RuntimeFailure as broken:
+                raise await self._cause(channel, broken) from None
+
+    async def _finish_upload(self, channel: Channel) -> bytes:
+        try:
+            await channel.send_end()
+        except RuntimeFailure as broken:
+            raise await self._cause(channel, broken) from None
+        return await channel.reply()
+
+    async def _cause(self, channel: Channel, broken: RuntimeFailure) -> RuntimeFailure:
+        """Return why the guest stopped reading: its error frame waits in the socket behind the broken write."""
+        try:
+            await channel.expect()
+        except RuntimeFailure as error:
+            return error
+        return broken
+
+
+def _file_request(op: str, path: str, user: str | None, doing: str) -> dict[str, object]:
+    if not path or len(path) >= protocol.MAX_PATH or _unencodable(path):
+        raise FileProblem(f"cannot {doing}: {faults.FILE['bad-path']}", kind=FileProblemKind.BAD_PATH)
+    return {"op": op, "path": path, "user": user}
+
+
+def _info(fields: Fields) -> FileInfo:
+    kind = fields.text("kind", 16)
+    return FileInfo(
+        path=fields.text("path", 2 * protocol.MAX_PATH),
+        kind=FileKind(kind) if kind in set(FileKind) else FileKind.OTHER,
+        size=fields.integer("size", 0, _SIZE_MAX),
+        mode=fields.integer("mode", 0, 0o7777),
+        mtime=fields.number("mtime"),
+        uid=fields.integer("uid", 0, _ID_MAX),
+        gid=fields.integer("gid", 0, _ID_MAX),
+    )
+
+
+def _entry(folder: str, row: Row) -> FileInfo:
+    kind = row.text(1, 16)
+    return FileInfo(
+        path=f"{folder.rstrip('/')}/{row.text(0, 1024)}",
+        kind=FileKind(kind) if kind in set(FileKind) else FileKind.OTHER,
+        size=row.integer(2, 0, _SIZE_MAX),
+        mode=row.integer(3, 0, 0o7777),
+        mtime=row.number(4),
+        uid=row.integer(5, 0, _ID_MAX),
+        gid=row.integer(6, 0, _ID_MAX),
+    )
+
+
+def _unencodable(*texts: str) -> bool:
+    """Say whether a text has a NUL or a lone surrogate: no argument, variable or path may."""
+    return any("\0" in text or (not text.isascii() and not _encodes(text)) for text in texts)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(text: str) -> str:
+    """Text for an error message: quoted, without control characters, at most 80 characters."""
+    return ascii(text if len(text) <= 80 else text[:77] + "...")

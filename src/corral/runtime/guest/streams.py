@@ -1,0 +1,105 @@
+"""File readers, terminals and forwarded connections over a channel.
+
+Owns no buffer beyond one chunk: what the consumer does not take stays in the socket, and the guest waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from corral.runtime.contract import BoxGone, ByteStream, FileInfo, FileReader
+from corral.runtime.guest import protocol
+from corral.runtime.guest.channel import Channel, limited
+
+#: A guest that has a file open and a reader that wants bytes has this long for the next ones.
+_STALL_S: Final = 60.0
+
+
+class GuestFile(FileReader):
+    """A file of a box, read once, in chunks as they come from the socket."""
+
+    def __init__(self, channel: Channel, info: FileInfo) -> None:
+        self._channel = channel
+        self.info = info
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        channel = self._channel
+        try:
+            while True:
+                async with limited(_STALL_S, channel.doing):
+                    kind, payload = await channel.expect(protocol.DATA, protocol.END)
+                if kind == protocol.END:
+                    return
+                left = int.from_bytes(payload, "little")
+                while left:
+                    async with limited(_STALL_S, channel.doing):
+                        chunk = await channel.some(left)
+                    if not chunk:
+                        raise channel.gone()
+                    left -= len(chunk)
+                    yield chunk
+        finally:
+            await channel.close()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+class Terminal(ByteStream):
+    """The terminal of an execution: data frames both ways."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._left = 0  # bytes of the present frame not yet read
+        self._ended = False
+
+    async def read(self, limit: int = 65536) -> bytes:
+        if not self._left and (self._ended or not await self._next_frame()):
+            self._ended = True
+            return b""
+        chunk = await self._channel.some(min(limit, self._left))
+        if not chunk:
+            self._ended, self._left = True, 0
+        self._left -= len(chunk)
+        return chunk
+
+    async def _next_frame(self) -> bool:
+        frame = await self._channel.receive()
+        if frame is None or frame[0] == protocol.END:
+            return False
+        if frame[0] != protocol.DATA:
+            raise self._channel.nonsense(f"a frame of kind {frame[0]} into a terminal")
+        self._left = int.from_bytes(frame[1], "little")
+        return True
+
+    async def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        for start in range(0, len(view), protocol.MAX_DATA):
+            await self._channel.send_data(view[start : start + protocol.MAX_DATA])
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+class PortStream(ByteStream):
+    """A TCP connection inside a box: bytes as they are."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    async def read(self, limit: int = 65536) -> bytes:
+        return await self._channel.some(limit)
+
+    async def write(self, data: bytes) -> None:
+        await self._channel.send_raw(data)
+
+    async def finish(self) -> None:
+        """Send end of file; reading goes on. Raises BoxGone."""
+        try:
+            self._channel.shut_writing()
+        except OSError:
+            raise BoxGone(f"cannot {self._channel.doing}: the connection is closed") from None
+
+    async def close(self) -> None:
+        await self._channel.close()
