@@ -181,7 +181,7 @@ class FileKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """One file in a box. `size` in bytes, `mtime` in Unix seconds, `mode` the permission bits."""
+    """One file in a box. `path` is absolute. `size` in bytes, `mtime` in Unix seconds, `mode` the permission bits."""
 
     path: str
     kind: FileKind
@@ -311,7 +311,7 @@ class Runtime(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Stop serving; boxes go on running and can be adopted by the next `start`."""
+        """Stop serving; boxes go on running and can be adopted by the next `start`. Safe to call twice."""
 
     @abstractmethod
     async def create(self, spec: BoxSpec) -> Box:
@@ -382,7 +382,7 @@ class Runtime(ABC):
 
     @abstractmethod
     async def write_stdin(self, box_id: str, exec_id: str, data: bytes, *, close: bool = False) -> None:
-        """Write to the command's standard input, then close it if asked.
+        """Write to the command's standard input, then close it if asked (a terminal gets its end-of-file character).
 
         Raises NoSuchExecution, ExecutionEnded, BoxGone, BoxUnresponsive (it did not read for 30 s).
         """
@@ -402,11 +402,11 @@ class Runtime(ABC):
     async def forget_output(self, box_id: str) -> None:
         """Remove the spool of all the box's executions. Idempotent."""
 
-    # -- files and ports. Paths are absolute, `~/…`, or relative to the user's home. `user` None is the box's.
+    # -- files and ports. Paths are absolute, `~/…`, or relative to the home of `user`; None is the box's.
 
     @abstractmethod
     async def read_file(self, box_id: str, path: str, *, user: str | None = None) -> FileReader:
-        """Open a regular file. Raises FileProblem, BoxGone, BoxUnresponsive."""
+        """Open a regular file; a pipe, socket or device is BAD_PATH. Raises FileProblem, BoxGone, BoxUnresponsive."""
 
     @abstractmethod
     async def write_file(
@@ -414,7 +414,8 @@ class Runtime(ABC):
     ) -> int:
         """Write a file whole, making its parent directories; return its size in bytes.
 
-        The old content stays until the new is complete; after an error or a cancel it is as before.
+        The old content stays until the new is complete; after an error or a cancel it is as before. `mode` None keeps
+        the mode of the file that is replaced; a new one gets 0644. The file belongs to `user`. A link is followed.
         Raises FileProblem, BoxGone, BoxUnresponsive.
         """
 

@@ -1,0 +1,23 @@
+"""All checks, in the order in which they run: what the others need comes first."""
+
+from typing import Final
+
+from corral.runtime.conformance.checks import (
+    boxes,
+    deaths,
+    executions,
+    files,
+    input_,
+    isolation,
+    lists,
+    output,
+    ports,
+    terminals,
+)
+from corral.runtime.conformance.suite import Check
+
+CHECKS: Final[tuple[Check, ...]] = tuple(
+    check
+    for module in (boxes, executions, output, input_, terminals, files, lists, ports, deaths, isolation)
+    for check in module.GROUP.checks
+)

@@ -1,0 +1,369 @@
+"""The thread that stands for the guests: it copies the output of commands into the spool and sees them end.
+
+Owns pipes, terminals and process exits of running commands. It is a thread and not a task because boxes outlive
+the server and its event loop. Must not know the contract's calls; `runtime` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import selectors
+import signal as signals
+import subprocess
+import termios
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from corral.runtime.contract import MIB, ExecResult, ExecSpec, Stream, TerminalSize
+from corral.runtime.spool import Spool, SpoolFds, status_line
+
+CHUNK = 65536
+
+#: Recent terminal output that a new viewer gets first.
+REPLAY = 64 * 1024
+
+#: A viewer that lets this much pile up is cut off, so that it cannot hold the command back.
+VIEWER_LIMIT = 4 * MIB
+
+
+class GuestThread:
+    """One selector for all commands of a host."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._stopped = False
+        self._selector.register(self._wake_out, selectors.EVENT_READ, self._drain)
+        self._thread = threading.Thread(target=self._run, name="fake-guests", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Run `job` on the thread, soon."""
+        self._jobs.append(job)
+        # A full wake pipe will wake the thread as well as another byte would.
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_in, b"\0")
+
+    def watch(self, fd: int, ready: Callable[[], object]) -> None:
+        """Call `ready` whenever `fd` can be read. Only from the thread."""
+        self._selector.register(fd, selectors.EVENT_READ, ready)
+
+    def forget(self, fd: int) -> None:
+        """Stop watching `fd`. Only from the thread."""
+        self._selector.unregister(fd)
+
+    def close(self) -> None:
+        """Run what was submitted, then end the thread."""
+        self.submit(self._stop)
+        self._thread.join()
+        self._selector.close()
+        os.close(self._wake_out)
+        os.close(self._wake_in)
+
+    def _stop(self) -> None:
+        self._stopped = True
+
+    def _drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_out, CHUNK)
+
+    def _run(self) -> None:
+        while not self._stopped:
+            for key, _ in self._selector.select():
+                # An earlier one of the same batch may have closed this one, and its number may be another's by now.
+                current = self._selector.get_map().get(key.fd)
+                if current is not None and current.data is key.data:
+                    key.data()
+            while self._jobs:
+                self._jobs.popleft()()
+
+
+class Watch:
+    """Tells one event loop that an execution's output has grown, or that it has ended."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.changed = asyncio.Event()
+        self.ended = asyncio.Event()
+
+    def notify(self, *, ended: bool) -> None:
+        """Wake the waiter. From any thread."""
+        # RuntimeError: the loop has closed while its server was "killed"; there is nobody left to tell.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(partial(self._set, ended=ended))
+
+    def _set(self, *, ended: bool) -> None:
+        self.changed.set()
+        if ended:
+            self.ended.set()
+
+
+class Viewer:
+    """What one attached reader has not read yet."""
+
+    def __init__(self, replay: bytes) -> None:
+        self.watch = Watch()
+        self._lock = threading.Lock()
+        self._waiting = bytearray(replay)
+        self._closed = False
+
+    def feed(self, data: bytes) -> None:
+        """Add output. From the guest thread."""
+        with self._lock:
+            if len(self._waiting) + len(data) > VIEWER_LIMIT:
+                self._closed = True
+            elif not self._closed:
+                self._waiting += data
+        self.watch.notify(ended=False)
+
+    def close(self) -> None:
+        """Let the reader have what there is, then the end. From any thread."""
+        with self._lock:
+            self._closed = True
+        self.watch.notify(ended=True)
+
+    async def take(self, limit: int) -> bytes:
+        """The next bytes, waiting for some; b"" at the end."""
+        while True:
+            self.watch.changed.clear()
+            with self._lock:
+                data = bytes(self._waiting[:limit])
+                del self._waiting[:limit]
+                if data or self._closed:
+                    return data
+            await self.watch.changed.wait()
+
+
+@dataclass(slots=True)
+class Sink:
+    """Copies one stream into its spool file up to the limit; drops the rest."""
+
+    fd: int
+    limit: int
+    written: int = 0
+    cut: bool = False
+
+    def write(self, data: bytes) -> None:
+        room = data[: self.limit - self.written]
+        self.cut = self.cut or len(room) < len(data)
+        while room:
+            try:
+                count = os.write(self.fd, room)
+            except OSError:
+                # The host's disk is full: the command goes on, its record says that it was cut.
+                self.cut = True
+                return
+            self.written += count
+            room = room[count:]
+
+
+class Execution:
+    """A started command. Its fields are the guest thread's; its methods may be called from any thread."""
+
+    def __init__(
+        self,
+        *,
+        box: str,
+        spec: ExecSpec,
+        process: subprocess.Popen[bytes],
+        fds: SpoolFds,
+        spool: Spool,
+        outputs: dict[Stream, int],
+        stdin: int | None,
+    ) -> None:
+        self.box, self.spec, self.process = box, spec, process
+        self.ended = False
+        self.cpu_us = 0
+        self._spool, self._fds = spool, fds
+        self._lock = threading.Lock()
+        self._stdin = stdin
+        self._sinks = {
+            Stream.STDOUT: Sink(fds.stdout, spec.output_limit),
+            Stream.STDERR: Sink(fds.stderr, spec.output_limit),
+        }
+        self._sources = {fd: stream for stream, fd in outputs.items()}
+        self._pidfd = os.pidfd_open(process.pid)
+        self._recent = bytearray()
+        self._watches: set[Watch] = set()
+        self._viewers: set[Viewer] = set()
+
+    # -- the guest thread's side
+
+    def begin(self, thread: GuestThread) -> None:
+        """Start to copy. On the guest thread."""
+        for fd in self._sources:
+            thread.watch(fd, partial(self._copy, thread, fd))
+        thread.watch(self._pidfd, partial(self._finish, thread))
+
+    def _copy(self, thread: GuestThread, fd: int) -> bool:
+        """Move what can be read now. False at the end of the stream, and when there is nothing now."""
+        try:
+            data = os.read(fd, CHUNK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""  # a terminal whose last user has gone answers EIO
+        if not data:
+            thread.forget(fd)
+            with self._lock:
+                del self._sources[fd]
+                self._close_source(fd)
+            return False
+        with self._lock:
+            if not self.ended:
+                self._keep(self._sources[fd], data)
+        return True
+
+    def _keep(self, stream: Stream, data: bytes) -> None:
+        """Into the spool, and to whoever looks on; the lock is held."""
+        self._sinks[stream].write(data)
+        if self.spec.terminal is not None:
+            self._recent = (self._recent + data)[-REPLAY:]
+        for viewer in self._viewers:
+            viewer.feed(data)
+        for watch in self._watches:
+            watch.notify(ended=False)
+
+    def _finish(self, thread: GuestThread) -> None:
+        """The process has ended: take what is still in its pipes, then write its status."""
+        thread.forget(self._pidfd)
+        os.close(self._pidfd)
+        _, status, usage = os.wait4(self.process.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        self.process.returncode = code
+        self.cpu_us = round((usage.ru_utime + usage.ru_stime) * 1_000_000)
+        for fd in list(self._sources):
+            # A child that goes on writing cannot hold the end back: a pipe holds 64 KiB when the process ends.
+            for _ in range(32):
+                if not self._copy(thread, fd):
+                    break
+        self._end(code)
+
+    def _end(self, code: int) -> None:
+        out, err = self._sinks[Stream.STDOUT], self._sinks[Stream.STDERR]
+        result = ExecResult(
+            exit_code=128 - code if code < 0 else code,
+            signal=-code if code < 0 else None,
+            stdout_cut=out.cut,
+            stderr_cut=err.cut,
+        )
+        with self._lock:
+            if not self.ended:
+                os.write(self._fds.status, status_line(result, out.written, err.written))
+                self._close()
+
+    def _close(self) -> None:
+        """Close for good; the lock is held."""
+        self.ended = True
+        self._fds.close()
+        if self._stdin is not None and self._stdin not in self._sources:
+            os.close(self._stdin)
+        self._stdin = None
+        for viewer in self._viewers:
+            viewer.close()
+        for watch in self._watches:
+            watch.notify(ended=True)
+
+    def _close_source(self, fd: int) -> None:
+        """Close a stream that has ended. A terminal is its own input: that ends with it. The lock is held."""
+        if self._stdin == fd:
+            self._stdin = None
+        os.close(fd)
+
+    # -- any thread's side
+
+    def lose(self) -> None:
+        """The box ends: no status is written by the guest any more, the host marks the execution lost."""
+        with self._lock:
+            if self.ended:
+                return
+            self._spool.mark_lost(self.box, self.spec.id)
+            self._close()
+
+    def subscribe(self, watch: Watch) -> None:
+        """Tell `watch` of growth and of the end, also when that is past."""
+        with self._lock:
+            self._watches.add(watch)
+            if self.ended:
+                watch.notify(ended=True)
+
+    def unsubscribe(self, watch: Watch) -> None:
+        with self._lock:
+            self._watches.discard(watch)
+
+    def view(self) -> Viewer:
+        """A new viewer of the terminal, with its recent output."""
+        with self._lock:
+            viewer = Viewer(bytes(self._recent))
+            self._viewers.add(viewer)
+            if self.ended:
+                viewer.close()
+            return viewer
+
+    def unview(self, viewer: Viewer) -> None:
+        with self._lock:
+            self._viewers.discard(viewer)
+
+    def feed(self, data: bytes) -> int | None:
+        """Write to standard input without waiting: the count taken (0: it is full), None when it takes no input."""
+        with self._lock:
+            if self.ended or self._stdin is None:
+                return None
+            try:
+                return os.write(self._stdin, data)
+            except BlockingIOError:
+                return 0
+            except OSError:
+                return None  # the command has closed its end
+
+    def close_stdin(self) -> None:
+        """End of input; on a terminal the end-of-file character, which the command may read as it likes."""
+        if self.spec.terminal is not None:
+            self.feed(b"\x04")
+            return
+        with self._lock:
+            if self._stdin is not None:
+                os.close(self._stdin)
+                self._stdin = None
+
+    def resize(self, size: TerminalSize) -> bool:
+        """False when there is no terminal (any more)."""
+        with self._lock:
+            if self.ended or self.spec.terminal is None or self._stdin is None:
+                return False
+            termios.tcsetwinsize(self._stdin, (size.rows, size.cols))
+            return True
+
+    def signal(self, number: int, *, group: bool) -> bool:
+        """False when it has ended."""
+        with self._lock:
+            if self.ended or self.process.returncode is not None:
+                return False
+        try:
+            (os.killpg if group else os.kill)(self.process.pid, number)
+        except ProcessLookupError:
+            # It has ended and was not seen to, or it is not the leader of its group yet (see `launch.terminal_argv`).
+            return self._signal_alone(number)
+        return True
+
+    def _signal_alone(self, number: int) -> bool:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
+            return True
+        return False
+
+    def kill(self) -> None:
+        """End the command and its process group. Without effect when it has ended."""
+        self.signal(signals.SIGKILL, group=True)
+
+
+def set_nonblocking(fd: int) -> None:
+    """Make reads and writes of `fd` return at once."""
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_NONBLOCK)
