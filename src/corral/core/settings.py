@@ -1,0 +1,185 @@
+"""Every setting of the server: typed, with its default and one sentence.
+
+Owns names, defaults and the reading of CORRAL_* variables. Must not open, make or check anything on the host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from corral.core import errors
+
+PREFIX: Final = "CORRAL_"
+MAX_PORT: Final = 65535
+
+
+class RuntimeName(enum.StrEnum):
+    """Where boxes live."""
+
+    OCI = "oci"
+    FAKE = "fake"
+
+
+class LogFormat(enum.StrEnum):
+    """How log lines look."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(enum.StrEnum):
+    """Which log lines are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Durability(enum.StrEnum):
+    """What an acknowledged write survives."""
+
+    POWER_LOSS = "power-loss"  #: each commit is on the disk before it is acknowledged
+    CRASH = "crash"  #: kill -9 of the server, but not the loss of power
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one server. The variable of `data` is CORRAL_DATA, its flag `--data`, and so on."""
+
+    listen: Annotated[str, "Address and TCP port of the API, as HOST:PORT."] = "127.0.0.1:8700"
+    data: Annotated[Path, "Folder of database, disk pool and spool; one server each."] = Path("/var/lib/corral")
+    api_key: Annotated[str | None, "First API key, instead of one made and written to <data>/api-key."] = field(
+        default=None, repr=False
+    )
+    images: Annotated[Path, "Folder of image layers; data folders may share it."] = Path("/var/lib/corral/images")
+    runtime: Annotated[RuntimeName, "Where boxes live: `oci` on this host; `fake` for tests, isolates nothing."] = (
+        RuntimeName.OCI
+    )
+    oci_runtime: Annotated[str, "OCI runtime program that starts boxes."] = "crun"
+    guest: Annotated[Path | None, "The guest program, when it is not where the source tree builds it."] = None
+    host_services: Annotated[tuple[int, ...], "TCP ports of the host that boxes may reach at their gateway."] = ()
+    durability: Annotated[Durability, "What an acknowledged write survives: `power-loss` or `crash`."] = (
+        Durability.POWER_LOSS
+    )
+    store_readers: Annotated[int, "Threads that read the database."] = 2
+    starts_at_once: Annotated[int, "Boxes that are made at the same time; more wait their turn."] = 8
+    stops_at_once: Annotated[int, "Boxes that are removed at the same time; more wait their turn."] = 8
+    resync_s: Annotated[float, "Seconds between two comparisons of all rows with all boxes on the host."] = 5.0
+    provisioning_limit_s: Annotated[float, "Seconds after which a devbox that still has no box has failed."] = 120.0
+    initializing_limit_s: Annotated[float, "Seconds that files and launch commands may take in all."] = 3600.0
+    keep_output_s: Annotated[float, "Seconds for which output is kept after the end of its devbox."] = 604800.0
+    output_limit: Annotated[int, "Bytes kept of each output stream of a command; more is dropped."] = 67108864
+    shutdown_grace_s: Annotated[float, "Seconds that open requests get to finish when the server stops."] = 10.0
+    log_format: Annotated[LogFormat, "`text` for key=value lines, `json` for one object a line."] = LogFormat.TEXT
+    log_level: Annotated[LogLevel, "Least level that is logged: debug, info, warning or error."] = LogLevel.INFO
+
+    @property
+    def host(self) -> str:
+        """The address part of `listen`."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port part of `listen`."""
+        return int(self.listen.rpartition(":")[2])
+
+    def __post_init__(self) -> None:
+        host, _, port = self.listen.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > MAX_PORT:
+            raise errors.Invalid(f"cannot read setting listen: {self.listen!r} is not HOST:PORT")
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            if isinstance(value, int | float) and value <= 0:
+                raise errors.Invalid(f"cannot read setting {setting.name}: {value} is not more than 0")
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """One setting, for help texts and documents."""
+
+    name: str
+    variable: str
+    flag: str
+    default: object
+    sentence: str
+
+
+def catalogue() -> tuple[About, ...]:
+    """Every setting in the order in which it is declared."""
+    hints = typing.get_type_hints(Settings, include_extras=True)
+    return tuple(
+        About(
+            name=setting.name,
+            variable=PREFIX + setting.name.upper(),
+            flag="--" + setting.name.replace("_", "-"),
+            default=setting.default,
+            sentence=hints[setting.name].__metadata__[0],
+        )
+        for setting in dataclasses.fields(Settings)
+    )
+
+
+def load(environ: Mapping[str, str], **given: object) -> Settings:
+    """Read settings: `given` (flags; None means not given) before `environ` before defaults.
+
+    Raises errors.Invalid with the setting's name. A variable that is empty counts as not set.
+    """
+    kinds = typing.get_type_hints(Settings)
+    values: dict[str, Any] = {}
+    for about in catalogue():
+        raw = given.get(about.name)
+        if raw is None:
+            raw = environ.get(about.variable) or None
+        if raw is not None:
+            values[about.name] = _convert(about.name, raw, kinds[about.name])
+    return Settings(**values)
+
+
+def _convert(name: str, raw: object, kind: object) -> object:
+    try:
+        return _CONVERTERS.get(_plain(kind), str)(raw) if isinstance(raw, str) else raw
+    except ValueError as error:
+        raise errors.Invalid(f"cannot read setting {name}: {error}") from error
+
+
+def _plain(kind: object) -> object:
+    """`X | None` as X, `tuple[int, ...]` as tuple."""
+    if isinstance(kind, types.UnionType):
+        return next(member for member in typing.get_args(kind) if member is not types.NoneType)
+    return typing.get_origin(kind) or kind
+
+
+def _ports(text: str) -> tuple[int, ...]:
+    ports = tuple(int(part) for part in text.split(",") if part.strip())
+    if any(not 0 < port <= MAX_PORT for port in ports):
+        message = f"{text!r} is not a list of TCP ports"
+        raise ValueError(message)
+    return ports
+
+
+def _member(kind: type[enum.StrEnum]) -> Callable[[str], object]:
+    def convert(text: str) -> object:
+        values = [member.value for member in kind]
+        if text not in values:
+            message = f"{text!r} is none of {', '.join(values)}"
+            raise ValueError(message)
+        return kind(text)
+
+    return convert
+
+
+_CONVERTERS: Final[Mapping[object, Callable[[str], object]]] = {
+    int: int,
+    float: float,
+    Path: lambda text: Path(text).expanduser(),
+    tuple: _ports,
+    **{kind: _member(kind) for kind in (RuntimeName, LogFormat, LogLevel, Durability)},
+}

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from corral.core.clock import ManualClock
+from corral.core.reconcile import Reconciler
+
+
+@asynccontextmanager
+async def running(
+    step: Callable[[str], Awaitable[float | None]], clock: ManualClock, workers: int = 8
+) -> AsyncIterator[Reconciler]:
+    loop = Reconciler(step, clock=clock, workers=workers)
+    task = asyncio.ensure_future(loop.run())
+    await clock.advance(0)
+    yield loop
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+class Steps:
+    """Steps that wait to be let through, and remember what they saw."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.now: set[str] = set()
+        self.most = 0
+        self.gate = asyncio.Event()
+
+    async def __call__(self, key: str) -> float | None:
+        assert key not in self.now
+        self.seen.append(key)
+        self.now.add(key)
+        self.most = max(self.most, len(self.now))
+        try:
+            await self.gate.wait()
+        finally:
+            self.now.discard(key)
+        return None
+
+
+async def test_a_key_has_one_step_at_a_time_and_another_when_it_was_poked_meanwhile() -> None:
+    steps, clock = Steps(), ManualClock()
+    async with running(steps, clock) as loop:
+        for _ in range(5):
+            loop.poke("a")
+            await clock.advance(0)
+        assert steps.seen == ["a"]
+        steps.gate.set()
+        await clock.advance(0)
+        assert steps.seen == ["a", "a"]
+        assert not loop.knows("a")
+
+
+async def test_no_more_steps_run_than_there_are_workers() -> None:
+    steps, clock = Steps(), ManualClock()
+    async with running(steps, clock, workers=3) as loop:
+        for number in range(10):
+            loop.poke(str(number))
+        await clock.advance(0)
+        assert steps.most == 3
+        steps.gate.set()
+        await clock.advance(0)
+        assert len(steps.seen) == 10
+        assert steps.most == 3
+
+
+async def test_what_was_poked_before_the_start_is_not_lost() -> None:
+    seen: list[str] = []
+
+    async def step(key: str) -> None:
+        seen.append(key)
+
+    loop = Reconciler(step, clock=ManualClock())
+    loop.poke("early")
+    task = asyncio.ensure_future(loop.run())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert seen == ["early"]
+
+
+async def test_a_step_that_fails_is_tried_again_ever_later_up_to_30_s() -> None:
+    clock, at = ManualClock(), []
+
+    async def step(_key: str) -> float | None:
+        at.append(clock.monotonic())
+        message = "no"
+        raise LookupError(message)
+
+    async with running(step, clock) as loop:
+        loop.poke("a")
+        await clock.advance(200)
+    gaps = [round(after - before, 1) for before, after in zip(at, at[1:], strict=False)]
+    assert gaps[:9] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0]
+    assert set(gaps[8:]) == {30.0}
+
+
+async def test_success_forgets_earlier_failures() -> None:
+    clock, outcomes, at = ManualClock(), [LookupError(), LookupError(), 1.0, LookupError(), None], []
+
+    async def step(_key: str) -> float | None:
+        at.append(round(clock.monotonic(), 1))
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async with running(step, clock) as loop:
+        loop.poke("a")
+        await clock.advance(10)
+    assert at == [0, 0.2, 0.6, 1.6, 1.8]
+
+
+async def test_a_key_is_looked_at_when_its_time_has_come_and_only_then() -> None:
+    clock, seen = ManualClock(), []
+    delays = {"a": 10.0, "b": 5.0}
+
+    async def step(key: str) -> float | None:
+        seen.append((key, clock.monotonic()))
+        return delays.pop(key, None)
+
+    async with running(step, clock) as loop:
+        loop.poke("a")
+        loop.poke("b")
+        await clock.advance(4)
+        assert len(seen) == 2
+        assert loop.knows("b")
+        await clock.advance(10)
+    assert seen[2:] == [("b", 5.0), ("a", 10.0)]
+
+
+async def test_a_poke_takes_the_place_of_the_timer() -> None:
+    clock, seen = ManualClock(), []
+
+    async def step(_key: str) -> float | None:
+        seen.append(clock.monotonic())
+        return 10.0 if len(seen) == 1 else None
+
+    async with running(step, clock) as loop:
+        loop.poke("a")
+        await clock.advance(3)
+        loop.poke("a")
+        await clock.advance(20)
+    assert seen == [0, 3]
+
+
+async def test_an_interrupted_step_ends_and_the_key_is_looked_at_again() -> None:
+    steps, clock = Steps(), ManualClock()
+    async with running(steps, clock) as loop:
+        loop.poke("a")
+        await clock.advance(0)
+        loop.interrupt("a")
+        await clock.advance(0)
+        assert steps.seen == ["a", "a"]
+        steps.gate.set()
+        await clock.advance(0)
+        assert not loop.knows("a")
+
+
+async def test_the_end_cancels_and_awaits_every_step() -> None:
+    steps, clock = Steps(), ManualClock()
+    async with running(steps, clock) as loop:
+        loop.poke("a")
+        loop.poke("b")
+        await clock.advance(0)
+        assert steps.now == {"a", "b"}
+    assert steps.now == set()
