@@ -1,0 +1,135 @@
+"""One box's control group: what it counted, who is in it, and removing it.
+
+Only ever touches folders named `<parent>/<box>`: names of the data folder and the box, never from the box's inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from corral.runtime.cgroup.layout import Layout
+
+#: A group stays busy for a moment after its last process was reaped.
+REMOVE_FOR_S: Final = 5.0
+_FIRST_PAUSE_S: Final = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Since the group was made. Bytes, tasks, microseconds."""
+
+    cpu_us: int
+    memory: int
+    memory_peak: int
+    pids: int
+    oom_kills: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The control group `<parent>/<name>` in every hierarchy of the layout."""
+
+    layout: Layout
+    parent: str
+    name: str
+
+    @property
+    def path(self) -> str:
+        """As a bundle names it."""
+        return f"/{self.parent}/{self.name}"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Its folder in each hierarchy, whether it is there or not."""
+        return tuple(root / self.parent / self.name for root in self.layout.roots)
+
+    def exists(self) -> bool:
+        """Whether any hierarchy has it."""
+        return any(folder.is_dir() for folder in self.folders)
+
+    def counters(self) -> Counters:
+        """Read them. Raises FileNotFoundError when the group is gone."""
+        if self.layout.version == 2:
+            folder = self._folder("memory")
+            current = _number(folder / "memory.current")
+            # memory.peak came with Linux 5.19.
+            peak = _number(folder / "memory.peak") if (folder / "memory.peak").exists() else current
+            return Counters(
+                cpu_us=_keyed(folder / "cpu.stat").get("usage_usec", 0),
+                memory=current,
+                memory_peak=peak,
+                pids=_number(folder / "pids.current"),
+                oom_kills=_keyed(folder / "memory.events").get("oom_kill", 0),
+            )
+        return Counters(
+            cpu_us=_number(self._folder("cpuacct") / "cpuacct.usage") // 1000,
+            memory=_number(self._folder("memory") / "memory.usage_in_bytes"),
+            memory_peak=_number(self._folder("memory") / "memory.max_usage_in_bytes"),
+            pids=_number(self._folder("pids") / "pids.current"),
+            oom_kills=self.oom_kills(),
+        )
+
+    def oom_kills(self) -> int:
+        """Processes of the group that the kernel killed for its memory limit."""
+        name = "memory.events" if self.layout.version == 2 else "memory.oom_control"
+        return _keyed(self._folder("memory") / name).get("oom_kill", 0)
+
+    def processes(self) -> set[int]:
+        """Host ids of every process in the group, groups below it too; empty when it is gone."""
+        found: set[int] = set()
+        for folder in self.folders:
+            for inner, _, _ in os.walk(folder):
+                with contextlib.suppress(FileNotFoundError, OSError):
+                    found |= {int(pid) for pid in (Path(inner) / "cgroup.procs").read_text().split()}
+        return found - {0}
+
+    def kill(self) -> None:
+        """Send SIGKILL to every process in the group."""
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def remove(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Remove the group, waiting while it is busy. Blocks for at most REMOVE_FOR_S, then raises the OSError."""
+        deadline = monotonic() + REMOVE_FOR_S
+        pause = _FIRST_PAUSE_S
+        for folder in self.folders:
+            while not _removed(folder, last=monotonic() > deadline):
+                self.kill()
+                time.sleep(pause)  # noqa: TID251 - called on a worker thread, which has no event loop
+                pause = min(pause * 2, 0.1)
+
+    def _folder(self, controller: str) -> Path:
+        return self.layout.controllers[controller] / self.parent / self.name
+
+
+def _removed(folder: Path, *, last: bool) -> bool:
+    """Try to remove a group and the groups below it, the lowest first. False when it is busy; raises if `last`."""
+    try:
+        for inner, _, _ in os.walk(folder, topdown=False):
+            os.rmdir(inner)
+    except FileNotFoundError:
+        return not folder.exists()
+    except OSError as error:
+        if last or error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
+
+
+def _number(path: Path) -> int:
+    return int(path.read_text())
+
+
+def _keyed(path: Path) -> dict[str, int]:
+    """A flat file of `<key> <number>` lines."""
+    pairs = (line.split() for line in path.read_text().splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}

@@ -1,0 +1,1 @@
+"""The kernel's own calls under the kernel's own names. Standard library only: the launcher loads this too."""

@@ -1,0 +1,136 @@
+"""System calls that Python 3.11 does not wrap, under their kernel names, raising OSError with the errno.
+
+Standard library only: the launcher loads this. Owns no policy: what to mount or unshare is the caller's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from typing import Final
+
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWCGROUP: Final = 0x02000000
+CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWNET: Final = 0x40000000
+
+MS_RDONLY: Final = 1
+MS_NOSUID: Final = 2
+MS_NODEV: Final = 4
+MS_NOEXEC: Final = 8
+MS_REMOUNT: Final = 32
+MS_NOATIME: Final = 1024
+MS_BIND: Final = 4096
+MS_REC: Final = 16384
+MS_PRIVATE: Final = 1 << 18
+MS_SLAVE: Final = 1 << 19
+MNT_DETACH: Final = 2
+UMOUNT_NOFOLLOW: Final = 8
+
+AT_FDCWD: Final = -100
+AT_EMPTY_PATH: Final = 0x1000
+OPEN_TREE_CLONE: Final = 1
+OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH: Final = 4
+MOUNT_ATTR_RDONLY: Final = 0x1
+MOUNT_ATTR_NOSUID: Final = 0x2
+MOUNT_ATTR_NODEV: Final = 0x4
+MOUNT_ATTR_IDMAP: Final = 0x00100000
+
+PR_SET_PDEATHSIG: Final = 1
+PR_SET_NAME: Final = 15
+PR_SET_CHILD_SUBREAPER: Final = 36
+
+#: These calls came after the kernel unified its tables: the same number on every architecture.
+_NR_OPEN_TREE: Final = 428
+_NR_MOVE_MOUNT: Final = 429
+_NR_MOUNT_SETATTR: Final = 442
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+    return result
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else os.fsencode(text)
+
+
+def unshare(flags: int) -> None:
+    """Move this process into new namespaces of the given kinds."""
+    _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def setns(fd: int, kind: int) -> None:
+    """Move this thread into the namespace that `fd` refers to."""
+    _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)), "setns")
+
+
+def mount(source: str | None, target: str, fstype: str | None, flags: int = 0, data: str | None = None) -> None:
+    """Mount as mount(2) does."""
+    result = _libc.mount(_bytes(source), _bytes(target), _bytes(fstype), ctypes.c_ulong(flags), _bytes(data))
+    _check(result, f"mount {fstype or 'on'} {target}")
+
+
+def umount2(target: str, flags: int = 0) -> None:
+    """Unmount `target`."""
+    _check(_libc.umount2(_bytes(target), ctypes.c_int(flags)), f"umount {target}")
+
+
+def open_tree(path: str, flags: int, *, dirfd: int = AT_FDCWD) -> int:
+    """A descriptor of the mount at `path`; with OPEN_TREE_CLONE of a detached copy of it."""
+    number = ctypes.c_long(_NR_OPEN_TREE)
+    result = _libc.syscall(number, ctypes.c_int(dirfd), _bytes(path), ctypes.c_uint(flags))
+    return _check(int(result), f"open_tree {path}")
+
+
+def mount_setattr(fd: int, *, attr_set: int, userns_fd: int = 0) -> None:
+    """Set attributes of the mount that `fd` refers to; MOUNT_ATTR_IDMAP takes the map of `userns_fd`."""
+    attr = _MountAttr(attr_set=attr_set, userns_fd=userns_fd)
+    result = _libc.syscall(
+        ctypes.c_long(_NR_MOUNT_SETATTR),
+        ctypes.c_int(fd),
+        b"",
+        ctypes.c_uint(AT_EMPTY_PATH),
+        ctypes.byref(attr),
+        ctypes.c_size_t(ctypes.sizeof(attr)),
+    )
+    _check(int(result), "mount_setattr")
+
+
+def move_mount(fd: int, target: str) -> None:
+    """Attach the detached mount that `fd` refers to at `target`."""
+    result = _libc.syscall(
+        ctypes.c_long(_NR_MOVE_MOUNT),
+        ctypes.c_int(fd),
+        b"",
+        ctypes.c_int(AT_FDCWD),
+        _bytes(target),
+        ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH),
+    )
+    _check(int(result), f"move_mount {target}")
+
+
+def prctl(option: int, argument: int | bytes) -> None:
+    """Set one attribute of this process. `argument` is a number, or a name for PR_SET_NAME."""
+    value = ctypes.c_char_p(argument) if isinstance(argument, bytes) else ctypes.c_ulong(argument)
+    _check(_libc.prctl(ctypes.c_int(option), value, 0, 0, 0), "prctl")
+
+
+def machine() -> str:
+    """The kernel's name of the architecture, such as x86_64."""
+    return platform.machine()

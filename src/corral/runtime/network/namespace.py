@@ -1,0 +1,195 @@
+"""A slot: an id range, a user namespace and a network namespace with a configured veth pair, ready for one box.
+
+A child makes the namespaces, since a process that unshares its user namespace cannot come back; the launcher keeps
+descriptors of them, so that nothing is pinned by name and all of it goes away with the last process.
+Standard library only: runs in the launcher. Must not choose an index or an address.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from dataclasses import dataclass, field
+from typing import Final
+
+from corral.runtime.linux import netlink, syscalls
+
+IDS_PER_BOX: Final = 65536
+BOX_LINK: Final = "eth0"
+#: Fixed, since a host with tunnel modules puts links of its own into each new namespace.
+BOX_LINK_INDEX: Final = 100
+#: The host's ends count from here, far above what the kernel gives to links that ask for no number.
+HOST_LINK_INDEX: Final = 1 << 24
+_LOOPBACK_INDEX: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SlotWish:
+    """What to make. `link` is the host's end of the pair, `address` the box's, `gateway` the host's for it."""
+
+    index: int
+    id_base: int
+    link: str
+    address: str
+    gateway: str
+
+
+@dataclass(slots=True)
+class Slot:
+    """Descriptors of a slot's namespaces, and of the user namespaces that map layers of other boxes into its range."""
+
+    id_base: int
+    user: int
+    net: int
+    mappings: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def user_path(self) -> str:
+        """Where any process of the host can open the user namespace while this process holds it."""
+        return f"/proc/{os.getpid()}/fd/{self.user}"
+
+    @property
+    def net_path(self) -> str:
+        """As `user_path`, for the network namespace."""
+        return f"/proc/{os.getpid()}/fd/{self.net}"
+
+    def userns_for(self, layer_base: int) -> int:
+        """A user namespace that maps a layer owned from `layer_base` on into the box's range."""
+        if layer_base == 0:
+            return self.user
+        if layer_base not in self.mappings:
+            self.mappings[layer_base] = make_userns(layer_base, self.id_base)
+        return self.mappings[layer_base]
+
+    def close(self) -> None:
+        """Let go; the namespaces live on in the box that joined them, or vanish."""
+        for fd in (self.user, self.net, *self.mappings.values()):
+            os.close(fd)
+
+
+@dataclass(slots=True)
+class SlotMaker:
+    """Making one slot, in steps that never block: call `advance` whenever `channel` is readable."""
+
+    wish: SlotWish
+    pid: int
+    channel: socket.socket
+    user: int = -1
+    net: int = -1
+    unwanted: bool = False
+
+    @classmethod
+    def fork(cls, wish: SlotWish) -> SlotMaker:
+        """Start the child that unshares."""
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            pid = os.fork()
+        except OSError:
+            here.close()
+            there.close()
+            raise
+        if pid == 0:
+            here.close()
+            _unshare_both(there)
+        there.close()
+        return cls(wish, pid, here)
+
+    def advance(self, host: netlink.Route) -> bool:
+        """React to the child's next word; True when the slot is complete."""
+        word, fds, _, _ = socket.recv_fds(self.channel, 16, 1, socket.MSG_CMSG_CLOEXEC)
+        if word == b"user":
+            write_id_map(self.pid, 0, self.wish.id_base)
+            self.channel.send(b"go")
+            return False
+        if word != b"net":
+            raise OSError(0, "the child ended early")
+        inside = netlink.Route(socket.socket(fileno=fds[0]))
+        try:
+            self.user = os.open(f"/proc/{self.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            self.net = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            self.channel.send(b"go")
+            connect(self.wish, host, inside, self.net)
+        finally:
+            inside.close()
+        return True
+
+    def finish(self) -> Slot | None:
+        """The slot, or None (and nothing left open) when it was not completed. The child ends by itself."""
+        self.channel.close()
+        if self.user >= 0 and self.net >= 0:
+            return Slot(self.wish.id_base, self.user, self.net)
+        for fd in (self.user, self.net):
+            if fd >= 0:
+                os.close(fd)
+        return None
+
+    def kill(self) -> None:
+        """End the child."""
+        os.kill(self.pid, signal.SIGKILL)
+
+
+def connect(wish: SlotWish, host: netlink.Route, inside: netlink.Route, netns: int) -> None:
+    """Join the namespace to the host: a pair, an address, routes both ways. No bridge: it ends at 1,024 ports."""
+    tail = wish.index.to_bytes(4, "big")
+    here = HOST_LINK_INDEX + wish.index
+    host.add_veth(wish.link, here, BOX_LINK, BOX_LINK_INDEX, netns, b"\x02\x00" + tail, b"\x02\x01" + tail)
+    host.add_route(here, wish.address)
+    inside.up(_LOOPBACK_INDEX)
+    inside.add_address(BOX_LINK_INDEX, wish.address)
+    inside.up(BOX_LINK_INDEX)
+    inside.add_route(BOX_LINK_INDEX, wish.gateway)
+    inside.add_route(BOX_LINK_INDEX, None, wish.gateway)
+
+
+def write_id_map(pid: int, inside: int, outside: int) -> None:
+    """Map IDS_PER_BOX user and group ids of `pid`'s user namespace."""
+    for name in ("uid_map", "gid_map"):
+        fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, f"{inside} {outside} {IDS_PER_BOX}".encode())
+        finally:
+            os.close(fd)
+
+
+def make_userns(inside: int, outside: int) -> int:
+    """A descriptor of a new user namespace with this map and no process in it."""
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        here.close()
+        _unshare_user(there)
+    there.close()
+    try:
+        if here.recv(16) != b"user":
+            raise OSError(0, "the child ended early")
+        write_id_map(pid, inside, outside)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        here.close()
+        os.waitpid(pid, 0)
+
+
+def _unshare_both(channel: socket.socket) -> None:
+    """In the child: new namespaces, and a socket that can configure the network one. Never returns."""
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+        channel.send(b"user")
+        if channel.recv(16) == b"go":
+            # After the user namespace, so that the box's root owns its network.
+            syscalls.unshare(syscalls.CLONE_NEWNET)
+            route = netlink.Route.open()
+            socket.send_fds(channel, [b"net"], [route.sock.fileno()])
+            channel.recv(16)
+    finally:
+        os._exit(0)
+
+
+def _unshare_user(channel: socket.socket) -> None:
+    """In the child: a new user namespace, held until the parent has opened it. Never returns."""
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+        channel.send(b"user")
+        channel.recv(16)
+    finally:
+        os._exit(0)

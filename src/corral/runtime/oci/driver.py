@@ -1,0 +1,305 @@
+"""`OciRuntime`: the runtime contract on a Linux host, with an OCI runtime that starts boxes and a guest in each.
+
+Joins the host side (`corral.runtime.oci.host`), the guest's client and the spool. Must not mount, fork or unlink.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from typing import Final
+
+from corral.core.clock import Clock, SystemClock
+from corral.runtime import spool as spools
+from corral.runtime.contract import (
+    BadCommand,
+    Box,
+    BoxExhausted,
+    BoxExists,
+    BoxGone,
+    BoxSpec,
+    BoxStatus,
+    BoxUnresponsive,
+    ByteStream,
+    ExecSpec,
+    FileInfo,
+    FileReader,
+    HostExhausted,
+    HostUnfit,
+    NoSuchExecution,
+    Progress,
+    Runtime,
+    Stream,
+    TerminalSize,
+    Usage,
+)
+from corral.runtime.guest import GuestClient
+from corral.runtime.linux import processes
+from corral.runtime.oci import record
+from corral.runtime.oci.host import Host, Living, settled
+from corral.runtime.oci.settings import OciSettings
+
+#: Between the end of a process and its reaping, when its status can be asked.
+REAP_LIMIT_S: Final = 0.2
+REAP_PAUSE_S: Final = 0.005
+#: A connection to a guest can break a moment before the kernel tells of its end.
+DEATH_LIMIT_S: Final = 2.0
+
+
+class OciRuntime(Runtime):
+    """Boxes of one data folder on this machine. Needs root; see `corral.runtime.oci.probe` for what else."""
+
+    def __init__(self, settings: OciSettings, *, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._host = Host(settings, self._clock, self._died)
+        self._spool = spools.Spool(self._host.places.spool)
+        self._deaths: asyncio.Queue[Box] = asyncio.Queue()
+        self._mourning: set[asyncio.Task[None]] = set()
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._starts: dict[tuple[str, str], asyncio.Task[None]] = {}
+
+    # -- the host
+
+    async def start(self) -> None:
+        await self._host.start()
+
+    async def close(self) -> None:
+        tasks = {*self._mourning, *self._starts.values()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._host.close()
+
+    # -- boxes
+
+    async def create(self, spec: BoxSpec) -> Box:
+        _check_id(spec.id)
+        async with self._locked(spec.id):
+            try:
+                box = await self._host.make(spec)
+                await self._claim(spec)
+            except BoxExists:
+                raise
+            except BaseException:
+                await settled(self._host.remove(spec.id))
+                raise
+            return box
+
+    async def _claim(self, spec: BoxSpec) -> None:
+        guest = GuestClient(self._host.places.socket(spec.id), clock=self._clock)
+        limit = self._host.settings.hello_limit_s
+        env = {**self._host.env, **spec.env}
+        try:
+            await guest.claim(env=env, user=spec.user, timeout_s=limit)
+        except BoxGone as error:
+            message = f"cannot create box {spec.id}: its guest ended at once"
+            raise BoxUnresponsive(message) from error
+
+    async def destroy(self, box_id: str) -> None:
+        if not spools.ID_PATTERN.fullmatch(box_id):
+            # No box can have this name.
+            return
+        self._host.abort(box_id)
+        async with self._locked(box_id):
+            await self._host.remove(box_id)
+        await asyncio.to_thread(self._lose_all, box_id)
+
+    async def boxes(self) -> list[Box]:
+        names = await asyncio.to_thread(self._host.names)
+        found = []
+        for name in names:
+            try:
+                found.append(self._host.look(name))
+            except BoxGone:
+                continue
+        return found
+
+    async def inspect(self, box_id: str) -> Box:
+        return self._host.look(box_id)
+
+    async def deaths(self) -> AsyncIterator[Box]:
+        while True:
+            yield await self._deaths.get()
+
+    async def usage(self, box_id: str) -> Usage:
+        living = self._living(box_id)
+        return await asyncio.to_thread(self._host.usage, living.record)
+
+    # -- executions
+
+    async def execute(self, box_id: str, spec: ExecSpec) -> None:
+        """Start it as a task of the runtime's, so that a caller who goes away leaves no half-started command."""
+        key = (box_id, spec.id)
+        task = self._starts.get(key)
+        if task is None:
+            task = asyncio.create_task(self._start(box_id, spec), name=f"start {box_id} {spec.id}")
+            self._starts[key] = task
+            task.add_done_callback(lambda done: self._started(key, done))
+        await asyncio.shield(task)
+
+    def _started(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
+        del self._starts[key]
+        if not task.cancelled():
+            # Looked at, so that a failure which nobody waits for any more is not reported as forgotten.
+            task.exception()
+
+    async def _start(self, box_id: str, spec: ExecSpec) -> None:
+        guest = self._guest(box_id)
+        for _ in range(2):
+            try:
+                fds = self._spool.open(box_id, spec.id)
+            except FileExistsError:
+                if await self._known(guest, box_id, spec.id):
+                    return
+                # A server that ended between opening the spool and asking the guest left these files.
+                self._spool.discard(box_id, spec.id)
+                continue
+            except OSError as error:
+                message = f"cannot run {spec.argv[0]!r}: cannot open spool: {error.strerror}"
+                raise HostExhausted(message) from error
+            with fds:
+                try:
+                    started = await guest.execute(spec, (fds.stdout, fds.stderr, fds.status))
+                except (BadCommand, BoxExhausted, HostExhausted, BoxGone):
+                    self._spool.discard(box_id, spec.id)
+                    raise
+                await started.close()
+                return
+        message = f"cannot run {spec.argv[0]!r}: execution {spec.id} is being started by another"
+        raise BadCommand(message)
+
+    async def _known(self, guest: GuestClient, box_id: str, exec_id: str) -> bool:
+        """Whether an execution with a spool was started."""
+        if self._spool.result(box_id, exec_id) is not None:
+            return True
+        try:
+            following = await guest.wait(exec_id)
+        except NoSuchExecution:
+            return self._spool.result(box_id, exec_id) is not None
+        await following.close()
+        return True
+
+    async def follow(self, box_id: str, exec_id: str) -> AsyncIterator[Progress]:
+        if not self._spool.known(box_id, exec_id):
+            message = f"cannot follow execution {exec_id}: box {box_id} has none of this id"
+            raise NoSuchExecution(message)
+        if self._spool.result(box_id, exec_id) is None:
+            try:
+                async for progress in self._events(box_id, exec_id):
+                    yield progress
+            except (BoxGone, NoSuchExecution):
+                await self._wait_for_death(box_id)
+            except BoxUnresponsive:
+                # The connection of a dying guest ends in the middle of an answer.
+                await self._wait_for_death(box_id)
+                if box_id in self._host.living:
+                    raise
+        if self._spool.result(box_id, exec_id) is None:
+            self._spool.mark_lost(box_id, exec_id)
+        yield self._progress(box_id, exec_id, ended=True)
+
+    async def _events(self, box_id: str, exec_id: str) -> AsyncIterator[Progress]:
+        """Growth until the guest says that it has ended. What counts is the spool, not the guest's numbers."""
+        async with await self._guest(box_id).wait(exec_id) as following:
+            async for event in following.events():
+                if event.result is not None:
+                    return
+                yield self._progress(box_id, exec_id, ended=False)
+
+    def _progress(self, box_id: str, exec_id: str, *, ended: bool) -> Progress:
+        result = self._spool.result(box_id, exec_id) if ended else None
+        size = self._spool.size
+        return Progress(size(box_id, exec_id, Stream.STDOUT), size(box_id, exec_id, Stream.STDERR), result)
+
+    async def _wait_for_death(self, box_id: str) -> None:
+        deadline = self._clock.monotonic() + DEATH_LIMIT_S
+        while box_id in self._host.living and self._clock.monotonic() < deadline:
+            await self._clock.sleep(0.01)
+
+    def read_output(self, box_id: str, exec_id: str, stream: Stream, offset: int, limit: int) -> bytes:
+        return self._spool.read(box_id, exec_id, stream, offset, limit)
+
+    def output_size(self, box_id: str, exec_id: str, stream: Stream) -> int:
+        return self._spool.size(box_id, exec_id, stream)
+
+    async def signal(self, box_id: str, exec_id: str, signal: int, *, group: bool = True) -> None:
+        await self._guest(box_id).signal(exec_id, signal, group=group)
+
+    async def write_stdin(self, box_id: str, exec_id: str, data: bytes, *, close: bool = False) -> None:
+        await self._guest(box_id).write_stdin(exec_id, data, close=close)
+
+    async def resize(self, box_id: str, exec_id: str, size: TerminalSize) -> None:
+        await self._guest(box_id).resize(exec_id, size)
+
+    async def attach(self, box_id: str, exec_id: str) -> ByteStream:
+        return await self._guest(box_id).attach(exec_id)
+
+    async def forget_output(self, box_id: str) -> None:
+        await asyncio.to_thread(self._spool.forget, box_id)
+
+    # -- files and ports
+
+    async def read_file(self, box_id: str, path: str, *, user: str | None = None) -> FileReader:
+        return await self._guest(box_id).read_file(path, user=user)
+
+    async def write_file(
+        self, box_id: str, path: str, chunks: AsyncIterator[bytes], *, user: str | None = None, mode: int | None = None
+    ) -> int:
+        return await self._guest(box_id).write_file(path, chunks, user=user, mode=mode)
+
+    async def list_files(self, box_id: str, path: str, *, user: str | None = None) -> list[FileInfo]:
+        return await self._guest(box_id).list_files(path, user=user)
+
+    async def connect(self, box_id: str, port: int) -> ByteStream:
+        return await self._guest(box_id).connect(port)
+
+    # -- inside
+
+    def _living(self, box_id: str) -> Living:
+        living = self._host.living.get(box_id)
+        if living is None:
+            message = f"cannot reach box {box_id}: it does not live"
+            raise BoxGone(message)
+        return living
+
+    def _guest(self, box_id: str) -> GuestClient:
+        self._living(box_id)
+        return GuestClient(self._host.places.socket(box_id), clock=self._clock)
+
+    def _locked(self, box_id: str) -> asyncio.Lock:
+        """One create or destroy of a box at a time. Locks that nobody holds are dropped when there are many."""
+        if len(self._locks) > 1024:
+            self._locks = {name: lock for name, lock in self._locks.items() if lock.locked()}
+        return self._locks.setdefault(box_id, asyncio.Lock())
+
+    def _died(self, living: Living) -> None:
+        task = asyncio.create_task(self._mourn(living), name=f"death {living.record.id}")
+        self._mourning.add(task)
+        task.add_done_callback(self._mourning.discard)
+
+    async def _mourn(self, living: Living) -> None:
+        try:
+            status = processes.exit_status(living.process)
+            deadline = self._clock.monotonic() + REAP_LIMIT_S
+            while status is None and self._clock.monotonic() < deadline:
+                await self._clock.sleep(REAP_PAUSE_S)
+                status = processes.exit_status(living.process)
+        finally:
+            os.close(living.process)
+        found: record.Record = living.record
+        reason = self._host.reason(found, status)
+        await asyncio.to_thread(self._lose_all, found.id)
+        self._deaths.put_nowait(Box(found.id, BoxStatus.DEAD, reason=reason))
+
+    def _lose_all(self, box_id: str) -> None:
+        """Executions whose end nobody saw are lost."""
+        for exec_id in self._spool.executions(box_id):
+            self._spool.mark_lost(box_id, exec_id)
+
+
+def _check_id(box_id: str) -> None:
+    """A box's id becomes a path. Raises HostUnfit, which ours never cause."""
+    if not spools.ID_PATTERN.fullmatch(box_id):
+        message = f"cannot use box id {box_id!r}: 1 to 128 of A-Z a-z 0-9 _ - are allowed"
+        raise HostUnfit(message, remedy="use another id")

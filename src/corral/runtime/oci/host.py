@@ -1,0 +1,518 @@
+"""The host side of the driver: makes what boxes need once, makes and removes boxes, and knows which of them live.
+
+Owns everything below the data folder but the spool, and the pidfds of living boxes. Must not talk to a guest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import hashlib
+import ipaddress
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import stat
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, TypeVar
+
+from corral.core.clock import Clock
+from corral.runtime.cgroup.group import Group
+from corral.runtime.cgroup.layout import read_layout
+from corral.runtime.contract import (
+    Box,
+    BoxExists,
+    BoxGone,
+    BoxSpec,
+    BoxStatus,
+    DeathReason,
+    HostExhausted,
+    HostUnfit,
+    Usage,
+)
+from corral.runtime.linux import mounts
+from corral.runtime.network import blocks as network_blocks
+from corral.runtime.network import firewall
+from corral.runtime.oci import config, hostfiles, probe, record, slots, wire
+from corral.runtime.oci.launching import LauncherClient
+from corral.runtime.oci.settings import OciSettings, Places
+from corral.runtime.rootfs import plan, pool, steps
+from corral.runtime.spool import ID_PATTERN
+
+LOCK_LIMIT_S: Final = 20.0
+KILL_LIMIT_S: Final = 10.0
+#: Runtimes whose records on disk are all they keep: removing the folder is their `delete`, without a process.
+PLAIN_RUNTIMES: Final = frozenset({"crun", "runc"})
+DELETE_LIMIT_S: Final = 30.0
+ABORT_LIMIT_S: Final = 10.0
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Living:
+    """A box whose process 1 runs. `process` is its pidfd."""
+
+    record: record.Record
+    process: int
+
+
+class Host:
+    """One data folder's boxes on this machine. `died` is called, on the event loop, when a process 1 has ended."""
+
+    def __init__(self, settings: OciSettings, clock: Clock, died: Callable[[Living], None]) -> None:
+        data = settings.data.resolve()
+        self.settings = replace(settings, data=data)
+        self.places = Places(data, settings.run)
+        self.clock = clock
+        self.living: dict[str, Living] = {}
+        self.layout = read_layout(mounts.current())
+        self.pool = choose_pool(self.settings, self.places.stage)
+        self._died = died
+        self._plan = network_blocks.Plan(ipaddress.IPv4Network(settings.network))
+        self._blocks = network_blocks.Blocks(settings.run, data)
+        self._lock = -1
+        keep = (data, *settings.layer_roots, settings.guest, settings.run)
+        # The launcher holds the lock too: nobody else may use the data folder until it has ended.
+        self._launcher = LauncherClient(keep, lambda: (self._lock,), self._launcher_ended)
+        self._stock = slots.SlotStock(
+            self._launcher, self._blocks, self._plan, settings.slots_ready, clock, self._wall
+        )
+
+    # ---------------------------------------------------------------- the host as a whole
+
+    async def start(self) -> None:
+        """Check the host, make what all boxes share, and adopt those that live. Raises HostUnfit."""
+        probe.require(await asyncio.to_thread(probe.facts, self.settings))
+        self.places.boxes.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.settings.data.chmod(0o700)
+        try:
+            await self._take_lock()
+            known = await settled(asyncio.to_thread(self._prepare))
+            await self._launcher.start()
+            self._adopt(known)
+            if not self._blocks.held:
+                await settled(asyncio.to_thread(self._blocks.grow))
+            await self._wall()
+            self._stock.start()
+        except BaseException:
+            await self._let_go()
+            raise
+
+    async def close(self) -> None:
+        """Let go of the boxes, which go on. With no box on the host, also of all that the host lent. Idempotent."""
+        if self._lock < 0:
+            return
+        await self._let_go(give_back=True)
+
+    async def _let_go(self, *, give_back: bool = False) -> None:
+        try:
+            await self._stock.close()
+            await self._launcher.close()
+            loop = asyncio.get_running_loop()
+            for living in self.living.values():
+                loop.remove_reader(living.process)
+                os.close(living.process)
+            self.living.clear()
+            if give_back and not any(self.places.boxes.iterdir()):
+                await settled(asyncio.to_thread(self._give_back))
+        finally:
+            self._unlock()
+
+    def _unlock(self) -> None:
+        held, self._lock = self._lock, -1
+        if held >= 0:
+            os.close(held)
+
+    def _prepare(self) -> list[record.Record]:
+        for folder in (self.settings.run, self.places.state.parent):
+            folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.places.stage.make()
+        for folder in (self.places.state, self.places.data / "run", self.places.spool):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.pool.open()
+        firewall.enable_forwarding()
+        found = hostfiles.read(Path("/"), os.environ)
+        self._layer = hostfiles.write_layer(found, self.places.data / "hostlayer")
+        self._host = found
+        self._guest = install_guest(self.settings.guest, self.places.data / "bin")
+        self._seccomp = config.seccomp_profile()
+        self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        known = [kept for name in self.names() if (kept := record.read(self.places.box(name))) is not None]
+        self._blocks.open({kept.slot for kept in known})
+        return known
+
+    def _give_back(self) -> None:
+        self.pool.close()
+        firewall.remove(f"corral_{self.places.instance}")
+        firewall.remove_gateways([self._plan.gateway(block) for block in self._blocks.held])
+        self._blocks.release()
+        shutil.rmtree(self.places.state.parent, ignore_errors=True)
+        for folder in {path.parent for path in self._group("x").folders}:
+            with contextlib.suppress(FileNotFoundError):
+                folder.rmdir()
+
+    async def _take_lock(self) -> None:
+        """A server that was killed leaves its launcher for a moment, with the lock: wait for it."""
+        self._lock = os.open(self.places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = self.clock.monotonic() + LOCK_LIMIT_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if self.clock.monotonic() > deadline:
+                    message = f"cannot use data folder {self.settings.data}: another server uses it"
+                    raise HostUnfit(
+                        message, remedy="stop the other server, or set CORRAL_DATA to another folder"
+                    ) from error
+                await self.clock.sleep(0.05)
+            else:
+                return
+
+    async def _wall(self) -> None:
+        """Install the packet filter for the blocks that are held now."""
+        held = list(self._blocks.held)
+        wall = firewall.Wall(
+            table=f"corral_{self.places.instance}",
+            subnets=[self._plan.subnet(block) for block in held],
+            gateways=[self._plan.gateway(block) for block in held],
+            resolvers=self._host.resolvers,
+            services=self.settings.host_services,
+        )
+
+        def install() -> None:
+            firewall.apply(wall)
+            firewall.add_gateways(wall.gateways)
+            if firewall.older_filter_drops():
+                firewall.pass_older_filters()
+
+        await asyncio.to_thread(install)
+
+    def _launcher_ended(self) -> None:
+        self._stock.lose()
+
+    def _adopt(self, known: list[record.Record]) -> None:
+        for found in known:
+            process = found.open_process()
+            if process is not None:
+                self._watch(found, process)
+
+    # ---------------------------------------------------------------- boxes
+
+    def names(self) -> list[str]:
+        """Ids of every box that has something on the host."""
+        return sorted(path.name for path in self.places.boxes.iterdir())
+
+    def look(self, box_id: str) -> Box:
+        """The box as it is now. Raises BoxGone."""
+        living = self.living.get(box_id)
+        if living is not None:
+            return Box(box_id, BoxStatus.RUNNING, living.record.pid)
+        folder = self.places.box(box_id)
+        if not ID_PATTERN.fullmatch(box_id) or not folder.is_dir():
+            message = f"cannot inspect box {box_id[:128]!r}: there is none"
+            raise BoxGone(message)
+        found = record.read(folder)
+        if found is not None and found.boot != record.boot_id():
+            return Box(box_id, BoxStatus.DEAD, reason=DeathReason.HOST_RESTARTED)
+        if found is not None and found.pid:
+            return Box(box_id, BoxStatus.DEAD, reason=self.reason(found, None))
+        return Box(box_id, BoxStatus.DEAD)
+
+    async def make(self, spec: BoxSpec) -> Box:
+        """Make a box up to a running process 1, whose guest was not asked yet. What is half-made is left to `remove`.
+
+        Raises BoxExists, HostExhausted, HostUnfit. When it is cancelled, nothing of it is in progress any more.
+        """
+        slot = await self._stock.take()
+        try:
+            await settled(asyncio.to_thread(self._write_first, spec, slot.wish.index))
+        except BaseException:
+            if not self.places.box(spec.id).exists() or self._slot_of(spec.id) != slot.wish.index:
+                self._stock.give_back(slot.wish.index)
+            raise
+        await settled(asyncio.to_thread(self._prepare_box, spec))
+        answer = await self._launch(spec, slot)
+        try:
+            found = record.Record.of(spec, slot.wish.index).living(answer["pid"])
+        except ProcessLookupError:
+            raise ended_at_once(spec.id) from None
+        record.write(self.places.box(spec.id), found)
+        process = found.open_process()
+        if process is None:
+            raise ended_at_once(spec.id)
+        self._watch(found, process)
+        return Box(spec.id, BoxStatus.RUNNING, found.pid)
+
+    def _slot_of(self, box_id: str) -> int | None:
+        found = record.read(self.places.box(box_id))
+        return found.slot if found is not None else None
+
+    def _write_first(self, spec: BoxSpec, slot: int) -> None:
+        """The record, before anything else of the box: whatever fails from here on can be found and removed."""
+        folder = self.places.box(spec.id)
+        try:
+            folder.mkdir(mode=0o700)
+        except FileExistsError as error:
+            message = f"cannot create box {spec.id}: there is one already"
+            raise BoxExists(message) from error
+        try:
+            record.write(folder, record.Record.of(spec, slot))
+        except OSError as error:
+            shutil.rmtree(folder)
+            raise refused(f"create box {spec.id}", error.errno or 0, str(error)) from error
+
+    def _prepare_box(self, spec: BoxSpec) -> None:
+        try:
+            self.places.sockets(spec.id).mkdir(mode=0o700)
+            self.pool.prepare(spec.id, spec.limits.disk)
+        except OSError as error:
+            raise refused(f"create box {spec.id}", error.errno or 0, str(error)) from error
+
+    async def _launch(self, spec: BoxSpec, slot: slots.ReadySlot) -> wire.Message:
+        folder = self.places.box(spec.id)
+        log, pid_file = folder / "launch.log", folder / "pid"
+        root = self.places.stage.root
+        place = config.Place(
+            root=root,
+            user_namespace=slot.user_path,
+            network_namespace=slot.net_path,
+            id_base=slot.wish.id_base,
+            cgroup=self._group(spec.id).path,
+            cgroup_version=self.layout.version,
+            swap_limit=self.layout.swap_limit,
+            open_files=self._open_files,
+        )
+        boxed = replace(spec, env={**self._host.env, **spec.env})
+        files = {
+            "etc/hostname": f"{spec.hostname}\n",
+            "etc/hosts": f"127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 {spec.hostname}\n",
+        }
+        layers = (*spec.layers, self._layer)
+        disk = self.pool.folder(spec.id)
+        todo = [
+            *self.pool.steps(spec.id, spec.limits.disk),
+            *plan.root_plan(
+                self.places.stage,
+                layers,
+                disk,
+                owner=slot.wish.id_base,
+                files=files,
+                binds={config.GUEST_TARGET: self._guest},
+            ),
+        ]
+        answer = await self._request_launch(
+            box=spec.id,
+            index=slot.wish.index,
+            steps=[steps.pack(step) for step in todo],
+            write={str(folder / "config.json"): json.dumps(config.bundle(boxed, place, self._seccomp))},
+            socket=str(self.places.socket(spec.id)),
+            pid_file=str(pid_file),
+            log=str(log),
+            argv=[
+                self.settings.oci_runtime,
+                "--root",
+                str(self.places.state),
+                "--log",
+                str(log),
+                "run",
+                "--detach",
+                "--preserve-fds",
+                "1",
+                "--pid-file",
+                str(pid_file),
+                "--bundle",
+                str(folder),
+                spec.id,
+            ],
+        )
+        if not answer["ok"]:
+            raise refused(f"create box {spec.id}", answer["errno"], answer["error"])
+        return answer
+
+    async def _request_launch(self, box: str, **fields: object) -> wire.Message:
+        """Ask for a launch and stay until it has ended, even when cancelled: `remove` must not race with it."""
+        limit = self.settings.launch_limit_s
+        asked = asyncio.ensure_future(self._launcher.request("launch", limit + ABORT_LIMIT_S, box=box, **fields))
+        try:
+            done, _ = await asyncio.wait({asked}, timeout=limit)
+            if not done:
+                self._launcher.tell("abort", box=box)
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            self._launcher.tell("abort", box=box)
+            await asyncio.wait({asked}, timeout=ABORT_LIMIT_S)
+            raise
+        except TimeoutError as error:
+            message = f"cannot create box {box}: the OCI runtime did not end within {limit:.0f} s"
+            raise HostUnfit(message, remedy="look at the load of the host") from error
+
+    def abort(self, box_id: str) -> None:
+        """End the launch of a box, if one is in progress; `make` then raises."""
+        self._launcher.tell("abort", box=box_id)
+
+    async def remove(self, box_id: str) -> None:
+        """End a box and remove what is its own. Idempotent. Raises HostUnfit."""
+        living = self.living.pop(box_id, None)
+        if living is not None:
+            asyncio.get_running_loop().remove_reader(living.process)
+        found = record.read(self.places.box(box_id))
+        process = living.process if living is not None else None
+        await settled(asyncio.to_thread(self._remove, box_id, process, found))
+        if found is not None:
+            self._stock.give_back(found.slot)
+
+    def _remove(self, box_id: str, process: int | None, found: record.Record | None) -> None:
+        try:
+            if process is None and found is not None:
+                process = found.open_process()
+            if process is not None:
+                end(process)
+            group = self._group(box_id)
+            if group.exists():
+                group.remove()
+            self._forget(box_id)
+            self.pool.delete(box_id)
+            shutil.rmtree(self.places.sockets(box_id), ignore_errors=True)
+            remove_tree(self.places.box(box_id))
+        except OSError as error:
+            message = f"cannot destroy box {box_id}: {error}"
+            raise HostUnfit(message, remedy="try again; if it stays, look for processes in its cgroup") from error
+        finally:
+            if process is not None:
+                os.close(process)
+
+    def _forget(self, box_id: str) -> None:
+        """Make the OCI runtime forget a container that has ended."""
+        if Path(self.settings.oci_runtime).name in PLAIN_RUNTIMES:
+            remove_tree(self.places.state / box_id)
+            return
+        probe.run(
+            [self.settings.oci_runtime, "--root", str(self.places.state), "delete", "--force", box_id], DELETE_LIMIT_S
+        )
+
+    def _group(self, box_id: str) -> Group:
+        return self.places.group(self.layout, box_id)
+
+    def usage(self, found: record.Record) -> Usage:
+        """What a box uses now. Raises BoxGone."""
+        try:
+            counted = self._group(found.id).counters()
+            disk = self.pool.used(found.id)
+        except FileNotFoundError as error:
+            message = f"cannot measure box {found.id}: it is gone"
+            raise BoxGone(message) from error
+        return Usage(
+            cpu_us=counted.cpu_us,
+            memory=counted.memory,
+            memory_peak=counted.memory_peak,
+            disk=disk,
+            pids=counted.pids,
+            oom_kills=counted.oom_kills,
+            limits=found.limits,
+        )
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """What every box gets of the server's environment: proxies and the like."""
+        return self._host.env
+
+    # ---------------------------------------------------------------- deaths
+
+    def _watch(self, found: record.Record, process: int) -> None:
+        living = Living(found, process)
+        self.living[found.id] = living
+        asyncio.get_running_loop().add_reader(process, self._ended, living)
+
+    def _ended(self, living: Living) -> None:
+        asyncio.get_running_loop().remove_reader(living.process)
+        if self.living.get(living.record.id) is living:
+            del self.living[living.record.id]
+            self._died(living)
+
+    def reason(self, found: record.Record, status: int | None) -> DeathReason:
+        """Why process 1 ended. `status` is its wait status, None when the kernel does not tell it any more."""
+        if found.boot != record.boot_id():
+            return DeathReason.HOST_RESTARTED
+        killed = status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL)
+        if not killed:
+            return DeathReason.EXITED
+        with contextlib.suppress(FileNotFoundError):
+            if self._group(found.id).oom_kills():
+                return DeathReason.OUT_OF_MEMORY
+        return DeathReason.KILLED
+
+
+def choose_pool(settings: OciSettings, stage: plan.Stage) -> pool.DiskPool:
+    """Btrfs where the host has it, else a filesystem in a file for each box. What is there already decides first."""
+    images = settings.disk == "auto" and any((settings.data / "disks").glob("*.img"))
+    if settings.disk == "btrfs" or (settings.disk == "auto" and probe.has_btrfs() and not images):
+        return pool.BtrfsPool(settings.data, settings.pool_size)
+    return pool.ImagePool(settings.data, stage.disk)
+
+
+def install_guest(source: Path, folder: Path) -> Path:
+    """A copy of the guest that no id of a box can read, named by its content: running boxes keep theirs."""
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        message = f"cannot read guest {source}: {error.strerror}"
+        raise HostUnfit(message, remedy="build the guest, or set CORRAL_GUEST to its path") from error
+    target = folder / f"corral-guest-{hashlib.sha256(content).hexdigest()[:16]}"
+    if not target.exists():
+        folder.mkdir(mode=0o711, exist_ok=True)
+        partial = target.with_suffix(f".new-{os.getpid()}")
+        partial.write_bytes(content)
+        os.chown(partial, 0, 0)
+        partial.chmod(0o711)
+        partial.rename(target)
+    return target
+
+
+def end(process: int) -> None:
+    """Kill process 1, and with it all of its PID namespace, and wait until it is gone. Raises OSError (ETIMEDOUT)."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+    waiter = select.poll()
+    waiter.register(process, select.POLLIN)
+    if not waiter.poll(KILL_LIMIT_S * 1000):
+        raise OSError(errno.ETIMEDOUT, f"process 1 did not end within {KILL_LIMIT_S:.0f} s of SIGKILL")
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder of ours; one that is not there is fine."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISDIR(path.lstat().st_mode):
+            shutil.rmtree(path)
+
+
+async def settled(work: Awaitable[T]) -> T:
+    """Wait for work that cannot be stopped half-way (a thread); a cancel is raised after its end, not before."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
+def ended_at_once(box_id: str) -> HostUnfit:
+    """The failure that a guest which does not run is."""
+    message = f"cannot create box {box_id}: its guest ended at once"
+    return HostUnfit(message, remedy="run the guest binary by hand: it must be static and executable")
+
+
+def refused(what: str, code: int, cause: str) -> HostExhausted | HostUnfit:
+    """The failure that a refusal of the host is."""
+    if code in slots.EXHAUSTED or any(
+        text in cause for text in ("Cannot allocate memory", "No space left", "Too many open")
+    ):
+        return HostExhausted(f"cannot {what}: {cause}")
+    return HostUnfit(f"cannot {what}: {cause}", remedy="run corral doctor")

@@ -1,0 +1,349 @@
+"""The process that makes boxes: small, single-threaded, standard library only; it ends with the server (EOF).
+
+It lives in a mount namespace of its own with few mounts, since each box starts from a copy of it. For each box it
+forks a child that mounts the root filesystem where nobody else sees it, and becomes the OCI runtime. Requests and
+answers are frames (`corral.runtime.oci.wire`); many may be in flight. Decides nothing: requests say what to do.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from corral.runtime.linux import mounts, netlink, syscalls
+from corral.runtime.network import namespace
+from corral.runtime.oci import wire
+from corral.runtime.rootfs import steps
+
+#: More runtimes than this at once only wait for each other's locks and cores.
+RUNTIMES_PER_CORE: Final = 2
+LOG_LIMIT: Final = 4096
+LISTEN_BACKLOG: Final = 128
+_GUEST_FD: Final = 3
+
+
+@dataclass(slots=True)
+class Launch:
+    """One OCI runtime at work."""
+
+    request: wire.Message
+    report: int
+    began: float
+
+
+@dataclass(slots=True)
+class Launcher:
+    """All state of the process. `run` returns when the server has closed its end."""
+
+    sock: socket.socket
+    limit: int
+    decoder: wire.Decoder = field(default_factory=wire.Decoder)
+    selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    waiting: deque[wire.Message] = field(default_factory=deque)
+    launches: dict[int, Launch] = field(default_factory=dict)
+    slots: dict[int, namespace.Slot] = field(default_factory=dict)
+    making: dict[int, namespace.SlotMaker] = field(default_factory=dict)
+    boxes: set[int] = field(default_factory=set)
+    outgoing: bytearray = field(default_factory=bytearray)
+    route: netlink.Route = field(default_factory=netlink.Route.open)
+    open: bool = True
+    _wake: int = -1
+
+    def run(self) -> None:
+        """Serve until the server is gone, then end what was half-made."""
+        wake, notify = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(notify, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self.sock.setblocking(False)
+        self.selector.register(wake, selectors.EVENT_READ, self._children)
+        self.selector.register(self.sock, selectors.EVENT_READ, self._traffic)
+        self._wake = wake
+        try:
+            while self.open:
+                for key, events in self.selector.select():
+                    key.data(events)
+        finally:
+            self._end_children()
+
+    # ---------------------------------------------------------------- traffic with the server
+
+    def _traffic(self, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self._flush()
+        if not events & selectors.EVENT_READ:
+            return
+        try:
+            data = self.sock.recv(1 << 18)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            data = b""
+        if not data:
+            self.open = False
+            return
+        for message in self.decoder.feed(data):
+            self._handle(message)
+        self._fill()
+
+    def _handle(self, message: wire.Message) -> None:
+        match message["op"]:
+            case "launch":
+                self.waiting.append(message)
+            case "slot":
+                self._make_slot(message)
+            case "drop":
+                self._drop_slot(message["index"])
+            case "abort":
+                self._abort(message["box"])
+
+    def _send(self, message: wire.Message) -> None:
+        self.outgoing += wire.encode(message)
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self.outgoing:
+                del self.outgoing[: self.sock.send(self.outgoing)]
+        except BlockingIOError:
+            pass
+        except ConnectionError:
+            self.open = False
+            return
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.outgoing else 0)
+        self.selector.modify(self.sock, wanted, self._traffic)
+
+    def _answer(self, request: wire.Message, began: float, **fields: Any) -> None:
+        self._send({"id": request["id"], "ms": round((time.monotonic() - began) * 1000, 3), **fields})
+
+    # ---------------------------------------------------------------- slots
+
+    def _make_slot(self, request: wire.Message) -> None:
+        began = time.monotonic()
+        wish = namespace.SlotWish(**request["slot"])
+
+        def done(error: OSError | None) -> None:
+            maker = self.making.pop(wish.index)
+            self.selector.unregister(maker.channel)
+            slot = maker.finish()
+            if slot is not None and maker.unwanted:
+                slot.close()
+                slot = None
+            if error is None and slot is not None:
+                self.slots[wish.index] = slot
+                self._answer(request, began, ok=True, user=slot.user_path, net=slot.net_path)
+            else:
+                text = str(error) if error else "its process ended early"
+                code = error.errno if error else 0
+                self._answer(request, began, ok=False, errno=code, error=f"cannot make namespaces: {text}")
+
+        def advance(_: int) -> None:
+            try:
+                if maker.advance(self.route):
+                    done(None)
+            except OSError as error:
+                done(error)
+
+        try:
+            maker = namespace.SlotMaker.fork(wish)
+        except OSError as error:
+            self._answer(request, began, ok=False, errno=error.errno, error=f"cannot make namespaces: {error}")
+            return
+        self.making[wish.index] = maker
+        self.selector.register(maker.channel, selectors.EVENT_READ, advance)
+
+    def _drop_slot(self, index: int) -> None:
+        slot = self.slots.pop(index, None)
+        if slot is not None:
+            slot.close()
+        elif index in self.making:
+            self.making[index].unwanted = True
+
+    # ---------------------------------------------------------------- boxes
+
+    def _fill(self) -> None:
+        while self.waiting and len(self.launches) < self.limit:
+            self._start(self.waiting.popleft())
+
+    def _start(self, request: wire.Message) -> None:
+        began = time.monotonic()
+        report, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            os.close(report)
+            os.close(told)
+            self._answer(request, began, ok=False, errno=error.errno, error=f"cannot fork: {error}")
+            return
+        if pid == 0:
+            become_runtime(request, self.slots[request["index"]], told)
+        os.close(told)
+        self.launches[pid] = Launch(request, report, began)
+
+    def _abort(self, box: str) -> None:
+        for request in [request for request in self.waiting if request["box"] == box]:
+            self.waiting.remove(request)
+            self._answer(request, time.monotonic(), ok=False, errno=0, error="aborted")
+        for pid, launch in self.launches.items():
+            if launch.request["box"] == box:
+                os.kill(pid, signal.SIGKILL)
+
+    def _children(self, _: int) -> None:
+        os.read(self._wake, 4096)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            launch = self.launches.pop(pid, None)
+            if launch is not None:
+                self._launched(launch, os.waitstatus_to_exitcode(status))
+            elif pid in self.boxes:
+                self.boxes.discard(pid)
+                self._send({"event": "exited", "pid": pid, "code": os.waitstatus_to_exitcode(status)})
+        self._fill()
+
+    def _launched(self, launch: Launch, code: int) -> None:
+        request = launch.request
+        told = _read_report(launch.report)
+        self._drop_slot(request["index"])
+        log = _tail(Path(request["log"]))
+        try:
+            pid = int(Path(request["pid_file"]).read_text()) if code == 0 else 0
+        except (OSError, ValueError):
+            pid = 0
+        if pid:
+            self.boxes.add(pid)
+            self._answer(request, launch.began, ok=True, pid=pid, setup_ms=told.get("ms", 0.0))
+            return
+        cause = told.get("error") or log or f"the runtime ended with {code} and said nothing"
+        self._answer(request, launch.began, ok=False, errno=told.get("errno", 0), error=cause)
+
+    def _end_children(self) -> None:
+        """The server is gone: nothing half-made may go on. Boxes that were reported stay."""
+        for maker in self.making.values():
+            maker.kill()
+        for pid in self.launches:
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while self.launches and time.monotonic() < deadline:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            self.launches.pop(pid, None)
+            if pid == 0:
+                time.sleep(0.01)  # noqa: TID251 - this process has no event loop to sleep in
+        # What an ended runtime had already forked is now a child of this process: not a box that anybody knows.
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        for pid in {int(child) for child in children} - self.boxes:
+            os.kill(pid, signal.SIGKILL)
+
+
+def become_runtime(request: wire.Message, slot: namespace.Slot, told: int) -> None:
+    """Make the box's mounts and socket, then exec the OCI runtime. Never returns."""
+    what = "start"
+    began = time.monotonic()
+    try:
+        for path, text in request["write"].items():
+            what = f"write {Path(path).name}"
+            _write(path, text)
+        what = "unshare"
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        for fields in request["steps"]:
+            step = steps.unpack(fields)
+            what = step.describe()
+            step.execute(slot.userns_for)
+        what = "listen"
+        _forget_streams()
+        _listen(request["socket"])
+        os.write(told, json.dumps({"ms": round((time.monotonic() - began) * 1000, 3)}).encode())
+        what = "exec"
+        argv: list[str] = request["argv"]
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.execvp(argv[0], argv)  # noqa: S606 - an argument vector, without a shell
+    except BaseException as error:  # noqa: BLE001 - a forked child must report and end, whatever happened
+        code = error.errno if isinstance(error, OSError) else 0
+        os.write(told, json.dumps({"error": f"{what}: {error}"[:LOG_LIMIT], "errno": code}).encode())
+    finally:
+        os._exit(70)
+
+
+def _forget_streams() -> None:
+    """Standard streams that lead nowhere: the box keeps them, and the server's log is not for it to write."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd, inheritable=True)
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _listen(path: str) -> None:
+    """Listen on `path` as descriptor 3. Bound by a relative name: socket addresses end after 108 bytes."""
+    os.chdir(Path(path).parent)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(Path(path).name)
+    os.chmod(Path(path).name, 0o600)
+    listener.listen(LISTEN_BACKLOG)
+    os.dup2(listener.fileno(), _GUEST_FD, inheritable=True)
+    os.chdir("/")
+
+
+def _read_report(fd: int) -> Mapping[str, Any]:
+    """What the child told before it became the runtime; {} when it was killed first."""
+    try:
+        text = os.read(fd, 2 * LOG_LIMIT)
+    except BlockingIOError:
+        text = b""
+    finally:
+        os.close(fd)
+    # The child writes once: its time, or its error; an exec that failed comes after the time.
+    lines = text.replace(b"}{", b"}\n{").splitlines()
+    return {key: value for line in lines for key, value in json.loads(line).items()}
+
+
+def _tail(path: Path) -> str:
+    """The end of the runtime's log, which is then removed."""
+    try:
+        text = path.read_bytes()[-LOG_LIMIT:].decode(errors="replace").strip()
+        path.unlink()
+    except FileNotFoundError:
+        return ""
+    return text
+
+
+def main(read_fd: int, keep: list[str]) -> None:
+    """Set the process up and serve on the socket `read_fd`. `keep` names paths whose mounts must stay."""
+    os.setsid()
+    sock = socket.socket(fileno=read_fd)
+    sock.set_inheritable(False)
+    syscalls.prctl(syscalls.PR_SET_NAME, b"corral-launcher")
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    # Slave, not private: an unmount on the host must not be held up by the copy here.
+    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+    mounts.drop_unneeded(keep)
+    # Children copy this heap: what the collector never touches again stays shared with them.
+    gc.collect()
+    gc.freeze()
+    Launcher(sock, limit=RUNTIMES_PER_CORE * (os.cpu_count() or 1)).run()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])

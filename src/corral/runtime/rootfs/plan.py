@@ -1,0 +1,76 @@
+"""Which steps make a box's root filesystem. Pure: the steps are executed by the launcher's child.
+
+The places where layers and the root are mounted are the same for every box: each mounts in a namespace of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from corral.runtime.contract import Layer
+from corral.runtime.rootfs.steps import BindFile, BindLayer, MakeUpper, MountOverlay, Step
+
+#: mount(2) takes one page of options; short mount points make room for this many layers.
+MOST_LAYERS: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Empty folders that boxes mount over: `root`, and one for each layer.
+
+    Every id must be able to pass through `folder` and what is above it: a runtime that has joined the box's user
+    namespace goes to `root` by its path.
+    """
+
+    folder: Path
+
+    @property
+    def root(self) -> Path:
+        """Where the overlay goes."""
+        return self.folder / "root"
+
+    @property
+    def disk(self) -> Path:
+        """Where a disk that is a file of its own is mounted."""
+        return self.folder / "disk"
+
+    def layer(self, number: int) -> Path:
+        """Where the layer with this number goes."""
+        return self.folder / str(number)
+
+    def make(self) -> None:
+        """Make the folders. Idempotent."""
+        for path in (self.root, self.disk, *(self.layer(number) for number in range(MOST_LAYERS))):
+            path.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.folder.chmod(0o711)
+
+
+def root_plan(
+    stage: Stage,
+    layers: Sequence[Layer],
+    disk: Path,
+    *,
+    owner: int,
+    files: Mapping[str, str],
+    binds: Mapping[str, Path],
+) -> list[Step]:
+    """Steps that end with the root mounted at `stage.root`. `layers` from the lowest to the highest.
+
+    `disk` is a folder on the box's disk; `owner` the host id of the box's root; `files` the first files of the box;
+    `binds` maps paths in the box to files of the host. The highest layer must have these paths, as ordinary files
+    in ordinary folders: then no link in a lower layer can lead them elsewhere.
+    """
+    if not 1 <= len(layers) <= MOST_LAYERS:
+        message = f"cannot plan root filesystem: {len(layers)} layers, between 1 and {MOST_LAYERS} are possible"
+        raise ValueError(message)
+    upper, work = str(disk / "upper"), str(disk / "work")
+    below = [
+        BindLayer(str(layer.path), str(stage.layer(number)), layer.id_base) for number, layer in enumerate(layers)
+    ]
+    lowers = tuple(str(number) for number in reversed(range(len(layers))))
+    overlay = MountOverlay(str(stage.root), str(stage.folder), lowers, upper, work)
+    inside = [BindFile(str(source), f"{stage.root}{target}") for target, source in binds.items()]
+    return [MakeUpper(upper, work, owner, dict(files)), *below, overlay, *inside]

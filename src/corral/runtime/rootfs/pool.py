@@ -1,0 +1,302 @@
+"""The disk of every box: a btrfs subvolume with a limit, or a file with a filesystem where there is no btrfs.
+
+Owns `<data>/pool.img`, `<data>/pool` and `<data>/disks`. Calls block for a few system calls on the local
+disk (`open`: a mkfs, once); call them on a worker thread. Must not know what a box is but a name and a size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from corral.runtime.contract import GIB, MIB, HostExhausted, HostUnfit
+from corral.runtime.linux import btrfs, loop, mounts, syscalls
+from corral.runtime.rootfs.steps import MakeSubvolume, MountImage, Step
+
+#: Left to the host when the pool's size is chosen. The pool is sparse: this bounds what it can grow to.
+RESERVE: Final = 4 * GIB
+SMALLEST: Final = 512 * MIB
+MKFS_LIMIT_S: Final = 60
+
+
+class DiskPool(ABC):
+    """Where boxes' disks are."""
+
+    @abstractmethod
+    def open(self) -> None:
+        """Make the pool ready. Idempotent. Raises HostUnfit."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back the mount and the loop device. Only when no box lives and the launcher has ended."""
+
+    @abstractmethod
+    def steps(self, name: str, size: int) -> list[Step]:
+        """What the launcher does to make a disk of `size` bytes, before `folder(name)` can be used."""
+
+    @abstractmethod
+    def folder(self, name: str) -> Path:
+        """Where the disk is while the launcher's child makes the root filesystem."""
+
+    @abstractmethod
+    def prepare(self, name: str, size: int) -> None:
+        """What the server itself does before `steps`."""
+
+    @abstractmethod
+    def used(self, name: str) -> int:
+        """Bytes that the disk holds now. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Remove a disk and free its space; one that is not there is fine."""
+
+
+@dataclass(slots=True)
+class BtrfsPool(DiskPool):
+    """Subvolumes: made, bounded, deleted in constant time. On a sparse loop file unless the data folder is btrfs."""
+
+    data: Path
+    size: int | None = None
+    native: bool = field(init=False)
+    simple_quotas: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.native = on_btrfs(self.data)
+
+    @property
+    def home(self) -> Path:
+        """The directory that holds the subvolumes."""
+        return self.data / ("disks" if self.native else "pool")
+
+    def open(self) -> None:
+        """Mount the pool (making it the first time) and switch quotas on."""
+        home = self.home
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self.native and mounts.mounted_at(home.resolve()) is None:
+            self._mount(home)
+        # Box root needs no way in from the host side: its disk is reached through its own mounts.
+        home.chmod(0o700)
+        with _opened(home) as fd:
+            self.simple_quotas = btrfs.enable_quotas(fd)
+        if not self.native:
+            self._sweep(home)
+
+    @staticmethod
+    def _sweep(home: Path) -> None:
+        """Drop the quota groups of disks that are gone. Kernels before 6.12 keep those that were busy at `delete`."""
+        used = set()
+        for path in home.iterdir():
+            with _opened(path) as fd:
+                used.add(btrfs.subvolume_id(fd))
+        with _opened(home) as fd:
+            for group in btrfs.quota_groups(fd) - used:
+                if group >= btrfs.FIRST_FREE_OBJECTID:
+                    btrfs.drop_quota_group(fd, group)
+
+    def _mount(self, home: Path) -> None:
+        image = self.data / "pool.img"
+        if not image.exists():
+            make_image(
+                image, self.size or default_size(self.data), ["mkfs.btrfs", "-q", "-K", "-d", "single", "-m", "single"]
+            )
+        device, held = hold(image)
+        try:
+            syscalls.mount(device, str(home), "btrfs", syscalls.MS_NOATIME | syscalls.MS_NODEV, "discard=async")
+        except OSError as error:
+            message = f"cannot mount disk pool {image}: {error.strerror}"
+            raise HostUnfit(
+                message, remedy=f"if no devbox is needed any more, remove {image}; it is made anew"
+            ) from error
+        finally:
+            os.close(held)
+
+    def close(self) -> None:
+        """Unmount; the loop device frees itself. A pool that somebody looks into stays mounted, for the next `open`."""
+        home = self.data / "pool"
+        if mounts.mounted_at(home.resolve()) is None:
+            return
+        try:
+            syscalls.umount2(str(home), syscalls.UMOUNT_NOFOLLOW)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+
+    def prepare(self, name: str, size: int) -> None:
+        """Nothing: a subvolume is made in one call."""
+
+    def steps(self, name: str, size: int) -> list[Step]:
+        """One subvolume."""
+        return [MakeSubvolume(str(self.home), name, size)]
+
+    def folder(self, name: str) -> Path:
+        """The subvolume."""
+        return self.home / name
+
+    def used(self, name: str) -> int:
+        """From the quota group, in constant time."""
+        with _opened(self.home / name) as fd:
+            return btrfs.subvolume_usage(fd)
+
+    def delete(self, name: str) -> None:
+        """Delete the subvolume."""
+        with _opened(self.home) as parent:
+            try:
+                with _opened(self.home / name) as fd:
+                    subvolume = btrfs.subvolume_id(fd)
+                btrfs.delete_subvolume(parent, name)
+            except FileNotFoundError:
+                return
+            btrfs.drop_quota_group(parent, subvolume)
+
+
+@dataclass(slots=True)
+class ImagePool(DiskPool):
+    """A sparse ext4 file for each box, copied from a template of the same size."""
+
+    data: Path
+    stage: Path
+
+    def open(self) -> None:
+        """Make the folder."""
+        (self.data / "disks").mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def close(self) -> None:
+        """Nothing is held: each disk is mounted in its box alone."""
+
+    def prepare(self, name: str, size: int) -> None:
+        """Copy the empty filesystem, holes as holes."""
+        template = self.data / "disks" / f"template-{size}"
+        if not template.exists():
+            options = [
+                "-q",
+                "-F",
+                "-m0",
+                "-O",
+                "^has_journal,uninit_bg",
+                "-E",
+                "lazy_itable_init=1,nodiscard,root_owner=0:0",
+            ]
+            make_image(template, size, ["mkfs.ext4", *options])
+        try:
+            copy_sparse(template, self._image(name))
+        except OSError as error:
+            self._image(name).unlink(missing_ok=True)
+            if error.errno == errno.ENOSPC:
+                message = f"cannot make disk of {name}: the host's disk is full"
+                raise HostExhausted(message) from error
+            raise
+
+    def steps(self, name: str, size: int) -> list[Step]:
+        """Mount it in the box's own mount namespace."""
+        return [MountImage(str(self._image(name)), str(self.stage), "ext4")]
+
+    def folder(self, name: str) -> Path:
+        """Where `steps` mounted it."""
+        return self.stage
+
+    def used(self, name: str) -> int:
+        """What the file takes on the host's disk."""
+        return self._image(name).stat().st_blocks * 512
+
+    def delete(self, name: str) -> None:
+        """Remove the file; the space comes back when the box's mount namespace is gone."""
+        self._image(name).unlink(missing_ok=True)
+
+    def _image(self, name: str) -> Path:
+        return self.data / "disks" / f"{name}.img"
+
+
+def hold(image: Path) -> tuple[str, int]:
+    """The loop device of `image` and a descriptor of it; an older one, if the kernel has not yet let go of it.
+
+    A second device of the same file would be a second filesystem on the same blocks.
+    """
+    before = loop.attached(image.resolve())
+    if before is not None:
+        held = os.open(before, os.O_RDWR | os.O_CLOEXEC)
+        if loop.attached(image.resolve()) == before:
+            return before, held
+        os.close(held)
+    backing = os.open(image, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        # Direct: the pool's own page cache is enough, a second one of the file below it would double the memory.
+        return loop.attach(backing, direct=True)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return loop.attach(backing)
+    finally:
+        os.close(backing)
+
+
+def default_size(data: Path) -> int:
+    """What is free on the data folder's disk now, without the reserve."""
+    free = shutil.disk_usage(data).free
+    if free < RESERVE + SMALLEST:
+        message = f"cannot make disk pool in {data}: {free // MIB} MiB are free"
+        raise HostUnfit(message, remedy=f"free {(RESERVE + SMALLEST) // MIB} MiB, or set CORRAL_DATA to a larger disk")
+    return (free - RESERVE) // MIB * MIB
+
+
+def make_image(image: Path, size: int, mkfs: list[str]) -> None:
+    """A sparse file with a filesystem; complete or not there at all. Raises HostUnfit."""
+    partial = image.with_suffix(f".new-{os.getpid()}")
+    try:
+        with partial.open("xb") as file:
+            file.truncate(size)
+        done = subprocess.run([*mkfs, str(partial)], capture_output=True, text=True, timeout=MKFS_LIMIT_S, check=False)
+        if done.returncode:
+            message = f"cannot make {image}: {mkfs[0]} ended with {done.returncode}: {done.stderr.strip()[-500:]}"
+            raise HostUnfit(message, remedy=f"check the disk of {image.parent} and the package that has {mkfs[0]}")
+        partial.rename(image)
+    except FileNotFoundError as error:
+        message = f"cannot make {image}: {mkfs[0]} is not installed"
+        raise HostUnfit(message, remedy="install btrfs-progs and e2fsprogs") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def copy_sparse(source: Path, target: Path) -> None:
+    """Copy a file, leaving out its holes."""
+    with source.open("rb") as read, target.open("xb") as write:
+        size = os.fstat(read.fileno()).st_size
+        os.ftruncate(write.fileno(), size)
+        at = 0
+        while at < size:
+            try:
+                start = os.lseek(read.fileno(), at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return
+                raise
+            at = os.lseek(read.fileno(), start, os.SEEK_HOLE)
+            offset = start
+            while offset < at:
+                offset += os.pwrite(write.fileno(), os.pread(read.fileno(), min(MIB, at - offset), offset), offset)
+
+
+def on_btrfs(path: Path) -> bool:
+    """Whether a path is on btrfs, by the mount that holds it."""
+    resolved = path.resolve()
+    best: mounts.Mount | None = None
+    for mount in mounts.current():
+        if resolved.is_relative_to(mount.target) and (best is None or len(mount.target) >= len(best.target)):
+            best = mount
+    return best is not None and best.fstype == "btrfs"
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,219 @@
+"""What has to be done to make a box's root filesystem, one step at a time, as data that can be sent and shown.
+
+Runs in the launcher's child, inside the box's private mount namespace: nothing that a step mounts is seen elsewhere.
+Standard library only. Must not decide anything: the plan is made by the server (`corral.runtime.rootfs.plan`).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Final, Protocol
+
+from corral.runtime.linux import btrfs, loop, syscalls
+
+#: A userns descriptor whose map is `<id base of the layer> <id base of the box> 65536`.
+UsernsOf = Callable[[int], int]
+
+
+class Step(Protocol):
+    """One thing to do. `kind` names it on the wire."""
+
+    kind: ClassVar[str]
+
+    def describe(self) -> str:
+        """The step as one line, close to the shell command that would do the same."""
+
+    def execute(self, userns_of: UsernsOf) -> None:
+        """Do it. Raises OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class MakeSubvolume:
+    """A btrfs subvolume with a limit in bytes: the box's disk."""
+
+    kind: ClassVar[str] = "subvolume"
+    folder: str
+    name: str
+    limit: int
+
+    def describe(self) -> str:
+        """As shell."""
+        path = shlex.quote(f"{self.folder}/{self.name}")
+        return f"btrfs subvolume create {path} && btrfs qgroup limit {self.limit} {path}"
+
+    def execute(self, userns_of: UsernsOf) -> None:
+        """Make it, then bound it."""
+        parent = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            btrfs.create_subvolume(parent, self.name)
+            made = os.open(self.name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
+        finally:
+            os.close(parent)
+        try:
+            btrfs.limit_subvolume(made, self.limit)
+        finally:
+            os.close(made)
+
+
+@dataclass(frozen=True, slots=True)
+class MountImage:
+    """A file with a filesystem of its own, mounted over a loop device: the box's disk where there is no btrfs."""
+
+    kind: ClassVar[str] = "image"
+    image: str
+    target: str
+    fstype: str
+
+    def describe(self) -> str:
+        """As shell."""
+        return f"mount -t {self.fstype} -o loop,noatime,nodev {shlex.quote(self.image)} {shlex.quote(self.target)}"
+
+    def execute(self, userns_of: UsernsOf) -> None:
+        """Attach and mount; the device goes away with the mount."""
+        backing = os.open(self.image, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            path, device = loop.attach(backing)
+        finally:
+            os.close(backing)
+        try:
+            flags = syscalls.MS_NOATIME | syscalls.MS_NODEV
+            syscalls.mount(path, self.target, self.fstype, flags, "discard")
+        finally:
+            os.close(device)
+
+
+@dataclass(frozen=True, slots=True)
+class MakeUpper:
+    """The writable directories of the overlay, owned by the box's root, with a few first files in it.
+
+    `files` maps a path below the root to its content; parents are made 0755.
+    """
+
+    kind: ClassVar[str] = "upper"
+    upper: str
+    work: str
+    owner: int
+    files: Mapping[str, str]
+
+    def describe(self) -> str:
+        """As shell, without the content of the files."""
+        made = f"mkdir {shlex.quote(self.upper)} {shlex.quote(self.work)} && chown {self.owner}:{self.owner} …"
+        return f"{made} # with {', '.join(sorted(self.files))}" if self.files else made
+
+    def execute(self, userns_of: UsernsOf) -> None:
+        """Make them. The tree is not in any box yet, so its paths can be trusted."""
+        os.mkdir(self.upper, 0o755)
+        os.chown(self.upper, self.owner, self.owner)
+        os.mkdir(self.work, 0o700)
+        made = {""}
+        for name, content in self.files.items():
+            parts = name.split("/")[:-1]
+            for depth in range(len(parts)):
+                folder = "/".join(parts[: depth + 1])
+                if folder not in made:
+                    made.add(folder)
+                    os.mkdir(f"{self.upper}/{folder}", 0o755)
+                    os.chown(f"{self.upper}/{folder}", self.owner, self.owner)
+            fd = os.open(f"{self.upper}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            try:
+                os.write(fd, content.encode())
+                os.fchown(fd, self.owner, self.owner)
+            finally:
+                os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class BindLayer:
+    """A layer's directory, read-only, with its owners shifted into the box's id range."""
+
+    kind: ClassVar[str] = "layer"
+    source: str
+    target: str
+    id_base: int
+
+    def describe(self) -> str:
+        """As shell (util-linux 2.39 has the option)."""
+        option = f"bind,ro,nodev,X-mount.idmap=b:{self.id_base}:BOX:65536"
+        return f"mount -o {option} {shlex.quote(self.source)} {shlex.quote(self.target)}"
+
+    def execute(self, userns_of: UsernsOf) -> None:
+        """Copy the mount, map it, attach it."""
+        tree = syscalls.open_tree(self.source, syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
+        try:
+            wanted = syscalls.MOUNT_ATTR_IDMAP | syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NODEV
+            syscalls.mount_setattr(tree, attr_set=wanted, userns_fd=userns_of(self.id_base))
+            syscalls.move_mount(tree, self.target)
+        finally:
+            os.close(tree)
+
+
+@dataclass(frozen=True, slots=True)
+class MountOverlay:
+    """The box's root: `lowers` from the highest to the lowest, as names in `folder`, below a writable `upper`."""
+
+    kind: ClassVar[str] = "overlay"
+    target: str
+    folder: str
+    lowers: tuple[str, ...]
+    upper: str
+    work: str
+
+    #: metacopy and redirect_dir leave marks in the upper directory that its next life as a layer could not be trusted
+    #: with; index and xino are of use to NFS alone; volatile saves a sync of the disk at each unmount.
+    OPTIONS: ClassVar[str] = "metacopy=off,redirect_dir=off,index=off,xino=off,volatile"
+
+    def _data(self) -> str:
+        return f"lowerdir={':'.join(self.lowers)},upperdir={self.upper},workdir={self.work},{self.OPTIONS}"
+
+    def describe(self) -> str:
+        """As shell."""
+        mount = f"mount -t overlay -o nodev,{shlex.quote(self._data())} overlay {shlex.quote(self.target)}"
+        return f"cd {shlex.quote(self.folder)} && {mount}"
+
+    def execute(self, userns_of: UsernsOf) -> None:
+        """Mount it. Relative names, since mount(2) takes one page of options."""
+        os.chdir(self.folder)
+        syscalls.mount("overlay", self.target, "overlay", syscalls.MS_NODEV, self._data())
+
+
+@dataclass(frozen=True, slots=True)
+class BindFile:
+    """A file of the host, read-only, with the owner that it has on the host: nobody, as the box sees it."""
+
+    kind: ClassVar[str] = "file"
+    source: str
+    target: str
+
+    def describe(self) -> str:
+        """As shell."""
+        return f"mount -o bind,ro,nosuid,nodev {shlex.quote(self.source)} {shlex.quote(self.target)}"
+
+    def execute(self, userns_of: UsernsOf) -> None:
+        """Copy the mount, attach it. The box cannot undo it: mounts from outside its user namespace are locked."""
+        tree = syscalls.open_tree(self.source, syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
+        try:
+            wanted = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+            syscalls.mount_setattr(tree, attr_set=wanted)
+            syscalls.move_mount(tree, self.target)
+        finally:
+            os.close(tree)
+
+
+_KINDS: Final[Mapping[str, type[Any]]] = {
+    step.kind: step for step in (MakeSubvolume, MountImage, MakeUpper, BindLayer, MountOverlay, BindFile)
+}
+
+
+def pack(step: Step) -> dict[str, Any]:
+    """The step as JSON types."""
+    return {"kind": step.kind, **asdict(step)}  # type: ignore[call-overload]
+
+
+def unpack(fields: Mapping[str, Any]) -> Step:
+    """The step that `pack` made these fields from. Raises KeyError, TypeError on others."""
+    rest = {name: value for name, value in fields.items() if name != "kind"}
+    step: Step = _KINDS[fields["kind"]](**rest)
+    return step

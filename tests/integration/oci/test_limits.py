@@ -1,0 +1,93 @@
+"""What a box takes hurts the box alone."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from corral.runtime.contract import GIB, MIB, BoxStatus, Limits
+from corral.runtime.oci.settings import OciSettings
+from tests.integration.oci.conftest import Bench
+
+pytestmark = [pytest.mark.root, pytest.mark.image, pytest.mark.timeout(120)]
+
+
+async def test_a_memory_hog_is_killed_and_its_box_lives(bench: Bench) -> None:
+    await bench.box("hog", Limits(memory=128 * MIB))
+    await bench.box("other")
+    ran = await bench.sh("hog", "python3 -c 'b = bytearray(600 << 20); print(len(b))'")
+    assert ran.code == 137
+    assert (await bench.sh("hog", "echo lives")).stdout == "lives\n"
+    usage = await bench.runtime.usage("hog")
+    assert usage.oom_kills >= 1
+    assert usage.memory_peak <= 129 * MIB
+    assert (await bench.runtime.usage("other")).oom_kills == 0
+
+
+async def test_a_fork_bomb_stays_in_its_box(bench: Bench) -> None:
+    await bench.box("bomb", Limits(pids=100))
+    await bench.box("other")
+    bomb = asyncio.create_task(bench.sh("bomb", "for n in $(seq 1000); do sleep 20 & done 2>/dev/null; wait"))
+    await asyncio.sleep(1)
+    began = time.monotonic()
+    assert (await bench.sh("other", "echo fine")).stdout == "fine\n"
+    assert time.monotonic() - began < 2
+    assert (await bench.runtime.usage("bomb")).pids <= 100
+    await bench.runtime.destroy("bomb")
+    assert (await bomb).result.lost
+
+
+@pytest.mark.parametrize("disk", ["btrfs", "image"])
+async def test_a_full_disk_is_the_boxes_own(bench: Bench, disk: str) -> None:
+    await bench.reopen(disk=disk)
+    await bench.box("full", Limits(disk=64 * MIB))
+    await bench.box("other", Limits(disk=64 * MIB))
+    ran = await bench.sh("full", "dd if=/dev/urandom of=/tmp/big bs=1M count=200 conv=fsync", "root")
+    assert ran.code != 0
+    assert "quota" in ran.stderr.lower() or "space" in ran.stderr.lower()
+    assert (await bench.sh("full", "echo lives")).stdout == "lives\n"
+    assert 40 * MIB < (await bench.runtime.usage("full")).disk <= 68 * MIB
+    assert (await bench.sh("other", "dd if=/dev/zero of=/tmp/x bs=1M count=8 conv=fsync", "root")).code == 0
+    # Room comes back, and the box goes on.
+    freed = await bench.sh("full", "rm /tmp/big; sync; sleep 1; echo again > /tmp/y && cat /tmp/y", "root")
+    assert freed.stdout == "again\n"
+    await bench.clear()
+
+
+async def test_a_busy_loop_gets_its_share_of_a_core(bench: Bench) -> None:
+    await bench.box("busy", Limits(cpu=0.5))
+    ran = await bench.sh("busy", "timeout 2 sh -c 'while :; do :; done'")
+    assert ran.code == 124
+    used = (await bench.runtime.usage("busy")).cpu_us
+    assert 300_000 < used < 1_600_000
+
+
+async def test_shared_memory_is_bounded(bench: Bench) -> None:
+    await bench.box("box", Limits(memory=GIB))
+    assert (await bench.sh("box", "dd if=/dev/zero of=/dev/shm/x bs=1M count=200")).code != 0
+    assert (await bench.runtime.inspect("box")).status is BoxStatus.RUNNING
+
+
+async def test_a_data_folder_on_btrfs_needs_no_pool_of_its_own(settings: OciSettings, tmp_path: Path) -> None:
+    image, folder = tmp_path / "image", tmp_path / "btrfs"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(GIB)
+    subprocess.run(["mkfs.btrfs", "-q", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(folder)], check=True)
+    try:
+        bench = Bench(replace(settings, data=folder / "data"))
+        await bench.runtime.start()
+        await bench.box("box", Limits(disk=32 * MIB))
+        ran = await bench.sh("box", "dd if=/dev/urandom of=/tmp/big bs=1M count=100 conv=fsync", "root")
+        assert "quota" in ran.stderr.lower()
+        await bench.clear()
+        await bench.runtime.close()
+        assert not (folder / "data" / "pool.img").exists()
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

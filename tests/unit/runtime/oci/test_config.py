@@ -1,0 +1,93 @@
+"""What a bundle allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corral.runtime.contract import MIB, BoxSpec, Limits
+from corral.runtime.oci import config
+
+
+def bundle(*, version: int = 1, swap: bool = True, limits: Limits | None = None) -> dict[str, Any]:
+    place = config.Place(Path("/root"), "/proc/1/fd/3", "/proc/1/fd/4", 65536, "/corral-x/box", version, swap, 20000)
+    spec = BoxSpec("box", (), "name", limits=limits or Limits(), env={"A": "b"})
+    return dict(config.bundle(spec, place, config.seccomp_profile()))
+
+
+def actions(name: str) -> list[str]:
+    rules = config.seccomp_profile()["syscalls"]
+    return [rule["action"] for rule in rules if name in rule["names"]]
+
+
+def test_user_and_network_namespaces_are_joined_and_all_others_are_new() -> None:
+    found = {entry["type"]: entry.get("path") for entry in bundle()["linux"]["namespaces"]}
+    assert found.pop("user") == "/proc/1/fd/3"
+    assert found.pop("network") == "/proc/1/fd/4"
+    assert found == dict.fromkeys(("pid", "mount", "ipc", "uts", "cgroup"))
+
+
+@pytest.mark.parametrize(
+    "name", ["SYS_ADMIN", "NET_ADMIN", "SYS_MODULE", "SYS_PTRACE", "SYS_RESOURCE", "MKNOD", "BPF"]
+)
+def test_dangerous_capabilities_are_not_given(name: str) -> None:
+    for names in bundle()["process"]["capabilities"].values():
+        assert f"CAP_{name}" not in names
+
+
+def test_no_capability_outlives_a_change_of_user() -> None:
+    assert {"ambient", "inheritable"}.isdisjoint(bundle()["process"]["capabilities"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mount", "umount2", "unshare", "setns", "keyctl", "bpf", "perf_event_open", "userfaultfd", "io_uring_setup",
+     "kexec_load", "init_module", "open_by_handle_at", "move_mount", "pivot_root", "reboot", "fsopen"],
+)  # fmt: skip
+def test_dangerous_calls_are_refused(name: str) -> None:
+    assert actions(name) == ["SCMP_ACT_ERRNO"]
+
+
+def test_unknown_calls_do_not_exist_and_clone3_is_one() -> None:
+    profile = config.seccomp_profile()
+    assert (profile["defaultAction"], profile["defaultErrnoRet"]) == ("SCMP_ACT_ERRNO", 38)
+    assert actions("clone3") == []
+
+
+def test_clone_is_allowed_without_new_namespaces_only() -> None:
+    (rule,) = (rule for rule in config.seccomp_profile()["syscalls"] if "clone" in rule["names"])
+    (test,) = rule["args"]
+    every_namespace = 0x0002_0000 | 0x0200_0000 | 0x0400_0000 | 0x0800_0000 | 0x1000_0000 | 0x2000_0000 | 0x4000_0000
+    assert (test["op"], test["value"], test["valueTwo"]) == ("SCMP_CMP_MASKED_EQ", every_namespace, 0)
+
+
+def test_no_call_is_both_allowed_and_refused() -> None:
+    rules = config.seccomp_profile()["syscalls"]
+    allowed = {name for rule in rules if rule["action"] == "SCMP_ACT_ALLOW" for name in rule["names"]}
+    refused = {name for rule in rules if rule["action"] != "SCMP_ACT_ALLOW" for name in rule["names"]}
+    assert not allowed & refused
+
+
+def test_limits_are_the_cgroups() -> None:
+    found = bundle(limits=Limits(cpu=1.5, memory=64 * MIB, pids=77))["linux"]["resources"]
+    assert found["cpu"] == {"period": 100_000, "quota": 150_000}
+    assert found["memory"] == {"limit": 64 * MIB, "swap": 64 * MIB}
+    assert found["pids"] == {"limit": 77}
+
+
+def test_a_kernel_without_a_swap_limit_is_not_asked_for_one() -> None:
+    assert "swap" not in bundle(swap=False)["linux"]["resources"]["memory"]
+
+
+def test_files_are_limited_to_what_the_host_allows() -> None:
+    limits = {entry["type"]: entry for entry in bundle()["process"]["rlimits"]}
+    assert limits["RLIMIT_NOFILE"]["hard"] == 20000
+
+
+def test_the_cgroup_is_visible_on_v2_and_nothing_of_the_host_is_mounted() -> None:
+    targets = {mount["destination"]: mount for mount in bundle(version=2)["mounts"]}
+    assert "ro" in targets["/sys/fs/cgroup"]["options"]
+    assert "/sys/fs/cgroup" not in {mount["destination"] for mount in bundle()["mounts"]}
+    assert not any(mount["type"] == "bind" for mount in targets.values())

@@ -1,0 +1,70 @@
+"""The steps of a root filesystem, their order, and the way over the wire."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from corral.runtime.contract import Layer
+from corral.runtime.rootfs import steps
+from corral.runtime.rootfs.plan import MOST_LAYERS, Stage, root_plan
+from corral.runtime.rootfs.pool import copy_sparse
+
+STAGE = Stage(Path("/run/corral/x/stage"))
+
+
+def plan(layers: int = 2) -> list[steps.Step]:
+    below = [Layer(str(number), Path(f"/images/{number}"), id_base=number * 65536) for number in range(layers)]
+    files = {"etc/hostname": "box\n"}
+    return root_plan(STAGE, below, Path("/pool/box"), owner=7, files=files, binds={"/run/x": Path("/bin/guest")})
+
+
+def test_the_upper_is_made_first_and_binds_go_into_the_finished_root() -> None:
+    kinds = [step.kind for step in plan()]
+    assert kinds == ["upper", "layer", "layer", "overlay", "file"]
+
+
+def test_the_highest_layer_comes_first_in_the_overlay() -> None:
+    overlay = next(step for step in plan(3) if isinstance(step, steps.MountOverlay))
+    assert overlay.lowers == ("2", "1", "0")
+
+
+def test_each_layer_keeps_its_own_id_base() -> None:
+    assert [step.id_base for step in plan(3) if isinstance(step, steps.BindLayer)] == [0, 65536, 131072]
+
+
+@pytest.mark.parametrize("layers", [0, MOST_LAYERS + 1])
+def test_too_few_or_too_many_layers_are_refused(layers: int) -> None:
+    with pytest.raises(ValueError, match="layers"):
+        plan(layers)
+
+
+def test_the_options_of_the_longest_plan_fit_into_one_page() -> None:
+    overlay = next(step for step in plan(MOST_LAYERS) if isinstance(step, steps.MountOverlay))
+    assert len(overlay.describe()) < os.sysconf("SC_PAGE_SIZE") - 1
+
+
+def test_steps_survive_the_wire() -> None:
+    made = [*plan(), steps.MakeSubvolume("/pool", "box", 1), steps.MountImage("/a", "/b", "ext4")]
+    again = [steps.unpack(json.loads(json.dumps(steps.pack(step)))) for step in made]
+    assert [step.describe() for step in again] == [step.describe() for step in made]
+
+
+def test_an_unknown_step_is_refused() -> None:
+    with pytest.raises(KeyError):
+        steps.unpack({"kind": "shell", "command": "true"})
+
+
+def test_a_sparse_copy_has_the_bytes_and_the_holes(tmp_path: Path) -> None:
+    source, target = tmp_path / "a", tmp_path / "b"
+    with source.open("wb") as file:
+        file.write(b"start")
+        file.seek(50 << 20)
+        file.write(b"middle")
+        file.truncate(100 << 20)
+    copy_sparse(source, target)
+    assert target.read_bytes() == source.read_bytes()
+    assert target.stat().st_blocks * 512 < 1 << 20
