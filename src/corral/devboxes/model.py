@@ -9,7 +9,6 @@ from typing import Generic, TypeVar
 
 from corral.runtime.contract import Limits, TerminalSize, User
 
-
 T = TypeVar("T")
 
 

@@ -1,0 +1,106 @@
+"""Keeps every devbox looked at: on wishes, deaths and doubts as they come, and on a comparison of all rows and boxes.
+
+Owns the reconcile loop of devboxes and its rounds. Must not decide what is done with a devbox (`lifecycle` does).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
+
+from corral.core import errors, events, log
+from corral.core.clock import Clock
+from corral.core.reconcile import Reconciler
+from corral.core.store.store import Store
+from corral.devboxes import rows
+from corral.devboxes.lifecycle import Lifecycle
+from corral.devboxes.model import ExecutionSource, Observed, Reason
+from corral.devboxes.vitals import Vitals
+from corral.runtime.contract import BoxStatus, Runtime, RuntimeFailure
+
+#: Seconds between two rounds of forgetting old output.
+_SWEEP_S: Final = 600.0
+
+_POKES: Final = frozenset({"devbox.provisioning", "devbox.shutdown", "devbox.failure"})
+
+_BOXED: Final = frozenset({Observed.INITIALIZING, Observed.RUNNING})
+
+
+class Controller:
+    """`run` until cancelled. It hears of new wishes through the feed, so make it before the first request."""
+
+    def __init__(
+        self,
+        store: Store,
+        feed: events.Feed,
+        runtime: Runtime,
+        lifecycle: Lifecycle,
+        vitals: Vitals,
+        *,
+        clock: Clock,
+        resync_s: float,
+        keep_output_s: float,
+    ) -> None:
+        self._store = store
+        self._runtime = runtime
+        self._clock = clock
+        self._resync_s = resync_s
+        self._keep_output_s = keep_output_s
+        self._log = log.get("devboxes.controller")
+        self._keys = Reconciler(lifecycle.step, clock=clock, part="devboxes.controller")
+        feed.listen(self._heard)
+        vitals.on_doubt = self._keys.poke
+
+    async def run(self) -> None:
+        """Work until cancelled; steps that are under way then are cancelled and leave nothing half-made."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keys.run(), name="reconcile devboxes")
+            group.create_task(self._hear_deaths(), name="hear of deaths")
+            group.create_task(self._every(self._resync_s, self.resync), name="compare rows and boxes")
+            group.create_task(self._every(_SWEEP_S, self.sweep), name="forget old output")
+
+    async def resync(self) -> None:
+        """Compare all rows with all boxes, and look at each devbox for which they do not agree.
+
+        The boxes are listed first: a box that is on the host then had its row before, so one without a row
+        is nobody's.
+        """
+        boxes = {box.id: box.status for box in await self._runtime.boxes()}
+        live = await self._store.read(rows.live)
+        for box_id in boxes.keys() - live.keys():
+            self._keys.poke(box_id)
+        for devbox_id, observed in live.items():
+            missing = observed in _BOXED and boxes.get(devbox_id) is not BoxStatus.RUNNING
+            if missing or not self._keys.knows(devbox_id):
+                self._keys.poke(devbox_id)
+
+    async def sweep(self) -> None:
+        """Forget the output of devboxes that ended longer ago than output is kept."""
+        before_ms = self._clock.now_ms() - round(self._keep_output_s * 1000)
+        while old := await self._store.read(lambda connection: rows.with_old_output(connection, before_ms)):
+            for devbox_id in old:
+                await self._runtime.forget_output(devbox_id)
+            await self._store.write(partial(rows.output_forgotten, devbox_ids=old))
+
+    def _heard(self, event: events.Event) -> None:
+        """Wishes and ends. Steps tell of `initializing` and `running` themselves and go on by themselves."""
+        if event.kind == "devbox.shutdown" and event.data["reason"] == Reason.API_SHUTDOWN:
+            self._keys.interrupt(event.subject)
+        elif event.kind in _POKES or (
+            event.kind == "execution.completed" and event.data["source"] != ExecutionSource.EXEC
+        ):
+            self._keys.poke(event.subject)
+
+    async def _hear_deaths(self) -> None:
+        async for box in self._runtime.deaths():
+            self._keys.poke(box.id)
+
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+            except (RuntimeFailure, errors.CorralError) as problem:
+                self._log.warning("round failed", error=str(problem), retry_s=seconds)
+            await self._clock.sleep(seconds)

@@ -1,0 +1,105 @@
+"""What happens in a new box before its devbox is running: files, launch commands, then the entrypoint.
+
+Owns one step of it at a time, decided from what is recorded, so that a restart of the server goes on where it was.
+Must not move the devbox to another state: it says what is so, the controller acts.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from corral.core.store.store import Store
+from corral.devboxes import execution_rows, files
+from corral.devboxes.execution_rows import Wish
+from corral.devboxes.followers import Followers
+from corral.devboxes.model import Devbox, DevboxRequest, Execution, ExecutionSource
+from corral.runtime.contract import FileProblem, Runtime, Stream
+
+#: Command ids of launch commands. A caller who uses one gets a conflict: the source is a part of what is compared.
+_COMMAND_ID: Final = "launch:{place}"
+_ENTRYPOINT_ID: Final = "launch:entrypoint"
+
+#: Bytes of standard error that are quoted in the message of a failure.
+_QUOTE: Final = 400
+
+
+class Outcome(enum.StrEnum):
+    """Where the launch of a devbox is."""
+
+    READY = "ready"  #: all done; the entrypoint runs if there is one
+    WAITING = "waiting"  #: a launch command runs
+    FAILED = "failed"  #: see `message`
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What one step found."""
+
+    outcome: Outcome
+    message: str = ""
+
+
+def is_empty(request: DevboxRequest) -> bool:
+    """Whether there is nothing to do before the devbox is running."""
+    return not (request.files or request.launch_commands or request.entrypoint)
+
+
+class Launch:
+    """One for each store."""
+
+    def __init__(self, store: Store, runtime: Runtime, followers: Followers) -> None:
+        self._store = store
+        self._runtime = runtime
+        self._followers = followers
+
+    async def step(self, devbox: Devbox) -> Progress:
+        """Do the next thing that is not done. Raises RuntimeFailure when the box could not be reached: try again."""
+        sources = (ExecutionSource.SETUP, ExecutionSource.ENTRYPOINT)
+        known = await self._store.read(lambda connection: execution_rows.of_source(connection, devbox.id, sources))
+        begun = {execution.command_id: execution for execution in known}
+        if not begun and (problem := await self._write_files(devbox)):
+            return Progress(Outcome.FAILED, problem)
+        for place, command in enumerate(devbox.request.launch_commands):
+            wish = Wish(command, source=ExecutionSource.SETUP, command_id=_COMMAND_ID.format(place=place))
+            execution = begun.get(wish.command_id)
+            if execution is None:
+                execution = await self._followers.launch(devbox.account_id, devbox.id, wish)
+            if execution.ended_at_ms is None:
+                return Progress(Outcome.WAITING)
+            if execution.exit_code != 0:
+                return Progress(Outcome.FAILED, self._explain(place, execution))
+        entrypoint = devbox.request.entrypoint
+        if entrypoint is not None and _ENTRYPOINT_ID not in begun:
+            wish = Wish(entrypoint, source=ExecutionSource.ENTRYPOINT, command_id=_ENTRYPOINT_ID)
+            await self._followers.launch(devbox.account_id, devbox.id, wish)
+        return Progress(Outcome.READY)
+
+    async def ended_entrypoint(self, devbox: Devbox) -> Execution | None:
+        """The devbox's entrypoint if it has ended."""
+        if devbox.request.entrypoint is None:
+            return None
+        sources = (ExecutionSource.ENTRYPOINT,)
+        known = await self._store.read(lambda connection: execution_rows.of_source(connection, devbox.id, sources))
+        return next((execution for execution in known if execution.ended_at_ms is not None), None)
+
+    async def _write_files(self, devbox: Devbox) -> str:
+        """Write the files of the request; return why one cannot be written, or nothing. Writing again does no harm."""
+        for path, text in devbox.request.files.items():
+            try:
+                await self._runtime.write_file(devbox.id, path, files.pieces(text.encode()))
+            except FileProblem as problem:
+                return problem.message
+        return ""
+
+    def _explain(self, place: int, execution: Execution) -> str:
+        if execution.message:
+            return f"cannot run launch command {place + 1}: {execution.message}"
+        box, name = execution.devbox_id, execution.id
+        size = self._runtime.output_size(box, name, Stream.STDERR)
+        quote = b""
+        if size:
+            quote = self._runtime.read_output(box, name, Stream.STDERR, max(0, size - _QUOTE), _QUOTE)
+        said = f": {quote.decode(errors='replace').strip()}" if quote.strip() else ""
+        return f"launch command {place + 1} exited with code {execution.exit_code}{said}"

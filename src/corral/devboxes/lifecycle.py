@@ -1,0 +1,242 @@
+"""One look at one devbox: what is so, what is wished, and the next thing to do about it.
+
+Owns every transition that no caller asks for, and the making and removal of boxes. Level-triggered: a step looks at
+the row and at the host, not at what an earlier step did, so that it can be cancelled and repeated anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from corral.core import errors, log
+from corral.core.clock import Clock
+from corral.core.store.store import Store
+from corral.devboxes import deadlines, faults, launch, rows
+from corral.devboxes.followers import Followers
+from corral.devboxes.launch import Launch, Outcome
+from corral.devboxes.model import ENDED, Desired, Devbox, Observed, Reason
+from corral.devboxes.vitals import Vitals
+from corral.runtime.contract import (
+    Box,
+    BoxExists,
+    BoxGone,
+    BoxSpec,
+    BoxStatus,
+    BoxUnresponsive,
+    HostUnfit,
+    Layer,
+    Runtime,
+    RuntimeFailure,
+)
+
+#: A doubted guest has this many tries, this many seconds apart, to list its root directory.
+_PROBES: Final = 3
+_PROBE_PAUSE_S: Final = 1.0
+
+_MAX_HOSTNAME: Final = 63
+
+_TO_RUNNING: Final = rows.Step((Observed.RUNNING,))
+_AT_ONCE: Final = rows.Step((Observed.INITIALIZING, Observed.RUNNING))
+_TO_INITIALIZING: Final = rows.Step((Observed.INITIALIZING,), Reason.STARTING)
+_PROVISIONING: Final = frozenset({Observed.PROVISIONING})
+_INITIALIZING: Final = frozenset({Observed.INITIALIZING})
+
+
+class Image(Protocol):
+    """What a box needs of an image."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """From the lowest to the highest."""
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """Variables that every box of it gets, unless the devbox sets them."""
+
+
+class Images(Protocol):
+    """Where images come from."""
+
+    def resolve(self, name: str | None = None) -> Image:
+        """The image of this name, the default one for None. Raises errors.CorralError when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """See the settings of the same names. `booted_at_ms` is when the host booted: no box is older."""
+
+    limits: deadlines.Limits
+    starts_at_once: int
+    stops_at_once: int
+    booted_at_ms: int = 0
+
+
+class Lifecycle:
+    """One for each store. `step` is what the controller's loop runs, at most once at a time for a devbox."""
+
+    def __init__(
+        self,
+        store: Store,
+        runtime: Runtime,
+        images: Images,
+        followers: Followers,
+        vitals: Vitals,
+        *,
+        clock: Clock,
+        rules: Rules,
+    ) -> None:
+        self._store = store
+        self._runtime = runtime
+        self._images = images
+        self._followers = followers
+        self._vitals = vitals
+        self._clock = clock
+        self._rules = rules
+        self._launch = Launch(store, runtime, followers)
+        self._log = log.get("devboxes.lifecycle")
+        self._starts = asyncio.Semaphore(rules.starts_at_once)
+        self._stops = asyncio.Semaphore(rules.stops_at_once)
+        self._troubles: dict[str, str] = {}
+
+    async def step(self, devbox_id: str) -> float | None:
+        """Do what is next; return after how many seconds to look again, None when an event will tell."""
+        devbox = await self._store.read(lambda connection: rows.find(connection, devbox_id))
+        if devbox is None or devbox.observed in ENDED:
+            return await self._remove(devbox_id)
+        due = self._deadline(devbox)
+        if due is not None and due.left_s <= 0:
+            return await self._end(devbox, due.reason, self._troubles.get(devbox_id, due.message))
+        if devbox.observed is Observed.PROVISIONING:
+            return await self._provision(devbox)
+        box = await self._inspect(devbox_id)
+        if box is None or box.status is BoxStatus.DEAD:
+            return await self._mourn(devbox, box)
+        if self._vitals.take_doubt(devbox_id) and not await self._answers(devbox_id):
+            return await self._end(devbox, Reason.GUEST_UNRESPONSIVE, "the box lives, but its guest does not answer")
+        if devbox.observed is Observed.INITIALIZING:
+            return await self._initialize(devbox)
+        return await self._keep(devbox)
+
+    # -- towards running
+
+    async def _provision(self, devbox: Devbox) -> float | None:
+        try:
+            image = self._images.resolve(devbox.request.image)
+        except errors.CorralError as problem:
+            return await self._end(devbox, Reason.START_FAILED, problem.message)
+        try:
+            async with self._starts:
+                await self._make_box(devbox, image)
+        except HostUnfit as problem:
+            return await self._end(devbox, Reason.START_FAILED, faults.to_error(problem).message)
+        except RuntimeFailure as problem:
+            self._troubles[devbox.id] = problem.message  # what the failure says if no later try succeeds in time
+            raise
+        self._troubles.pop(devbox.id, None)
+        if launch.is_empty(devbox.request):
+            running = await self._move(devbox, _PROVISIONING, _AT_ONCE)
+            return await self._keep(running) if running is not None else None
+        initializing = await self._move(devbox, _PROVISIONING, _TO_INITIALIZING)
+        return await self._initialize(initializing) if initializing is not None else None
+
+    async def _make_box(self, devbox: Devbox, image: Image) -> None:
+        """Make the box, or keep the one that was made for this row before a restart."""
+        request = devbox.request
+        spec = BoxSpec(
+            id=devbox.id,
+            layers=image.layers,
+            hostname=devbox.id.replace("_", "-").lower()[:_MAX_HOSTNAME],
+            limits=request.limits,
+            user=request.user,
+            env={**image.env, **request.env},
+        )
+        due = self._deadline(devbox)
+        async with asyncio.timeout(max(1.0, due.left_s) if due is not None else None):
+            try:
+                await self._runtime.create(spec)
+            except BoxExists:
+                box = await self._inspect(devbox.id)
+                if box is not None and box.status is BoxStatus.RUNNING:
+                    return
+                await self._runtime.destroy(devbox.id)
+                await self._runtime.create(spec)
+
+    async def _initialize(self, devbox: Devbox) -> float | None:
+        progress = await self._launch.step(devbox)
+        if progress.outcome is Outcome.FAILED:
+            return await self._end(devbox, Reason.LAUNCH_FAILED, progress.message)
+        if progress.outcome is Outcome.WAITING:
+            due = self._deadline(devbox)
+            return due.left_s if due is not None else None
+        running = await self._move(devbox, _INITIALIZING, _TO_RUNNING)
+        return await self._keep(running) if running is not None else None
+
+    # -- while running
+
+    async def _keep(self, devbox: Devbox) -> float | None:
+        """Nothing to do but to know when to look again."""
+        entrypoint = await self._launch.ended_entrypoint(devbox)
+        if entrypoint is not None and not entrypoint.lost:
+            message = f"its entrypoint exited with code {entrypoint.exit_code}"
+            return await self._end(devbox, Reason.ENTRYPOINT_EXIT, message)
+        due = self._deadline(devbox)
+        return due.left_s if due is not None else None
+
+    async def _inspect(self, devbox_id: str) -> Box | None:
+        try:
+            return await self._runtime.inspect(devbox_id)
+        except BoxGone:
+            return None
+
+    async def _answers(self, devbox_id: str) -> bool:
+        for _ in range(_PROBES):
+            try:
+                await self._runtime.list_files(devbox_id, "/")
+            except BoxGone:
+                return True  # dead, not hung: the next look says so
+            except BoxUnresponsive:
+                await self._clock.sleep(_PROBE_PAUSE_S)
+            except RuntimeFailure:
+                return True  # it answered, whatever it said
+            else:
+                return True
+        return False
+
+    # -- towards the end
+
+    async def _mourn(self, devbox: Devbox, box: Box | None) -> float | None:
+        if box is None and devbox.observed_at_ms < self._rules.booted_at_ms:
+            return await self._end(devbox, Reason.HOST_RESTARTED, "the host was restarted and the box ended with it")
+        reason, message = faults.death(box.reason if box is not None else None)
+        return await self._end(devbox, reason, message)
+
+    async def _end(self, devbox: Devbox, reason: Reason, message: str) -> float | None:
+        """Record why the devbox has ended, unless it ended otherwise meanwhile; the event removes the box."""
+        asked_for = reason in {Reason.KEEP_ALIVE_TIMEOUT, Reason.IDLE, Reason.ENTRYPOINT_EXIT}
+        status = Observed.SHUTDOWN if asked_for else Observed.FAILURE
+        step = rows.Step((status,), reason, message, desired=Desired.SHUTDOWN if asked_for else None)
+        ended = await self._move(devbox, rows.LIVE, step)
+        if ended is not None:
+            self._log.info("devbox ended", devbox=devbox.id, status=status.value, reason=reason.value, message=message)
+        return None
+
+    async def _remove(self, devbox_id: str) -> float | None:
+        async with self._stops:
+            await self._runtime.destroy(devbox_id)
+        self._troubles.pop(devbox_id, None)
+        self._vitals.forget(devbox_id)
+        await self._followers.abandon(devbox_id)
+        return None
+
+    async def _move(self, devbox: Devbox, expected: frozenset[Observed], step: rows.Step) -> Devbox | None:
+        return await self._store.write(
+            lambda connection: rows.transition(connection, devbox.id, expected, step, self._clock.now_ms())
+        )
+
+    def _deadline(self, devbox: Devbox) -> deadlines.Deadline | None:
+        return deadlines.deadline(
+            devbox, self._rules.limits, now_ms=self._clock.now_ms(), idle_s=self._vitals.idle_s(devbox.id)
+        )

@@ -1,0 +1,82 @@
+"""The log of a devbox, put together from what is recorded: its executions, their output, and its failures.
+
+Owns bounds: the last 1,000 lines of a stream, 10,000 entries in all. Nothing is written for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from corral.devboxes.model import Devbox, Execution, LogEntry, LogLevel, LogSource, Observed, Reason
+from corral.runtime.contract import Stream
+
+#: Returns the last lines of a stream, and whether there was more.
+Tail = Callable[[Execution, Stream, int], tuple[str, bool]]
+
+LINES: Final = 1000
+ENTRIES: Final = 10_000
+
+#: A source for each reason that is not a caller's wish; the dialect has none for the devbox itself.
+_SOURCES: Final = {Reason.OUT_OF_MEMORY: LogSource.KERNEL, Reason.LAUNCH_FAILED: LogSource.SETUP}
+
+_LEVELS: Final = {Stream.STDOUT: LogLevel.INFO, Stream.STDERR: LogLevel.WARN}
+
+
+def of_execution(execution: Execution, tail: Tail) -> list[LogEntry]:
+    """The command, the last lines of its output, and its end. Lines carry the time at which the command was asked for:
+    when each was written is not recorded.
+    """
+
+    def entry(level: LogLevel, at_ms: int, message: str | None, exit_code: int | None = None) -> LogEntry:
+        return LogEntry(
+            level=level,
+            source=LogSource(execution.source.value),
+            timestamp_ms=at_ms,
+            message=message,
+            cmd=execution.command,
+            cmd_id=execution.id,
+            exit_code=exit_code,
+            shell_name=execution.shell_name,
+        )
+
+    entries = [entry(LogLevel.INFO, execution.created_at_ms, None)]
+    for stream, level in _LEVELS.items():
+        text, more = tail(execution, stream, LINES)
+        if more:
+            entries.append(
+                entry(LogLevel.INFO, execution.created_at_ms, f"… earlier or later {stream.value} is not shown")
+            )
+        entries += [entry(level, execution.created_at_ms, line) for line in text.splitlines()]
+    if execution.ended_at_ms is not None:
+        level = LogLevel.INFO if execution.exit_code == 0 else LogLevel.ERROR
+        message = execution.message or f"exited with code {execution.exit_code}"
+        entries.append(entry(level, execution.ended_at_ms, message, execution.exit_code))
+    return entries
+
+
+def of_devbox(devbox: Devbox) -> list[LogEntry]:
+    """Why the devbox failed, if it did."""
+    return [
+        LogEntry(
+            level=LogLevel.ERROR,
+            source=_SOURCES.get(one.reason, LogSource.STATS),
+            timestamp_ms=one.at_ms,
+            message=devbox.message or one.reason.value,
+        )
+        for one in devbox.transitions
+        if one.status is Observed.FAILURE
+    ]
+
+
+def merged(newest_first: Iterable[list[LogEntry]], of_the_devbox: list[LogEntry]) -> list[LogEntry]:
+    """All entries, oldest first, the oldest dropped over the bound. A command's entries stay together."""
+    kept: list[list[LogEntry]] = []
+    room = ENTRIES - len(of_the_devbox)
+    for entries in newest_first:
+        if room <= 0:
+            break
+        kept.append(entries[-room:])
+        room -= len(entries)
+    ordered = [entry for entries in reversed(kept) for entry in entries]
+    return ordered + of_the_devbox

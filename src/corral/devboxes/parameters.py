@@ -1,0 +1,248 @@
+"""From what a caller sends to a wish that can be carried out: sizes, defaults and every rule that needs two fields.
+
+Pure: no clock, no store. Each refusal names the field and states the rule; what this server does not offer is refused
+as that, field by field, and never ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from corral.core import errors
+from corral.devboxes import wire
+from corral.devboxes.model import DevboxRequest
+from corral.runtime.contract import GIB, Limits, User
+
+#: Size -> (cores, memory in GiB, disk in GiB).
+SIZES: Final[dict[str, tuple[float, int, int]]] = {
+    "X_SMALL": (0.5, 1, 4),
+    "SMALL": (1, 2, 4),
+    "MEDIUM": (2, 4, 8),
+    "LARGE": (2, 8, 16),
+    "X_LARGE": (4, 16, 16),
+    "XX_LARGE": (8, 32, 16),
+}
+DEFAULT_SIZE: Final = "SMALL"
+
+#: Disk of a custom size that names none, in GiB: as the larger sizes.
+CUSTOM_DISK: Final = 16
+
+KEEP_ALIVE_S: Final = 3600
+MAX_KEEP_ALIVE_S: Final = 172_800
+MAX_SUSPEND_DEADLINE_MS: Final = 60_000
+
+#: A box maps 65,536 ids; the two highest are the overflow ids, nobody and nogroup.
+MAX_UID: Final = 65_533
+
+#: The kernel takes no longer `NAME=value` (MAX_ARG_STRLEN), nor in practice more than this in all.
+ENV_BYTES: Final = 131_071
+ENV_TOTAL_BYTES: Final = 1024 * 1024
+FILES_BYTES: Final = 8 * 1024 * 1024
+
+_ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_USER_NAME: Final = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+
+
+def request(body: wire.CreateBody, *, architecture: str) -> DevboxRequest:
+    """Return the wish. `architecture` is the host's, in the dialect's words.
+
+    Raises errors.Invalid with the field and the rule, errors.NotOffered with the field.
+    """
+    refuse_later(body)
+    if body.blueprint_name is not None:
+        raise _invalid("blueprint_name", f"there is no blueprint {body.blueprint_name[:100]!r}")
+    parameters = body.launch_parameters or wire.LaunchParameters()
+    idle = _after_idle(parameters)
+    _check_hooks(parameters)
+    return DevboxRequest(
+        name=body.name or None,
+        metadata=body.metadata or {},
+        env=_environment(body.environment_variables or {}),
+        limits=_limits(parameters),
+        user=_user(parameters.user_parameters),
+        launch_commands=tuple(parameters.launch_commands or ()),
+        entrypoint=body.entrypoint,
+        files=_files(body),
+        keep_alive_s=_keep_alive(parameters),
+        idle_s=idle.idle_time_seconds if idle else None,
+        launch_parameters=_effective(parameters, idle, architecture),
+    )
+
+
+def refuse_later(body: wire.CreateBody) -> None:
+    """Raise errors.NotOffered for the first field that asks for what this server does not offer."""
+    for field in _later(body):
+        raise errors.NotOffered(f"cannot create devbox: {field}: this server does not offer it")
+
+
+def _later(body: wire.CreateBody) -> Iterator[str]:
+    for name in ("blueprint_id", "snapshot_id", "tunnel", "repo_connection_id"):
+        if getattr(body, name) is not None:
+            yield name
+    for name in ("code_mounts", "secrets", "gateways", "mcp"):
+        if getattr(body, name):
+            yield name
+    for index, mount in enumerate(body.mounts or ()):
+        if not isinstance(mount, wire.FileMount):
+            yield f"mounts[{index}].type {mount.type}"
+    parameters = body.launch_parameters
+    if parameters is not None:
+        yield from (f"launch_parameters.{field}" for field in _later_parameters(parameters))
+
+
+def _later_parameters(parameters: wire.LaunchParameters) -> Iterator[str]:
+    if parameters.network_policy_id is not None:
+        yield "network_policy_id"
+    if parameters.required_services:
+        yield "required_services"
+    lifecycle = parameters.lifecycle or wire.Lifecycle()
+    for name, policy in (
+        ("after_idle", parameters.after_idle),
+        ("lifecycle.after_idle", lifecycle.after_idle),
+    ):
+        if policy is not None and policy.on_idle == "suspend":
+            yield f"{name}.on_idle suspend"
+    triggers, hooks = lifecycle.resume_triggers, lifecycle.lifecycle_hooks
+    if triggers is not None and (triggers.http or triggers.axon_event):
+        yield "lifecycle.resume_triggers"
+    if hooks is not None and hooks.suspend_commands:
+        yield "lifecycle.lifecycle_hooks.suspend_commands"
+
+
+def _limits(parameters: wire.LaunchParameters) -> Limits:
+    size = parameters.resource_size_request or DEFAULT_SIZE
+    if size == "CUSTOM_SIZE":
+        cpu, memory, disk = _custom_size(parameters)
+    else:
+        for name in ("custom_cpu_cores", "custom_gb_memory", "custom_disk_size"):
+            if getattr(parameters, name) is not None:
+                raise _bad(name, f"is only for resource_size_request CUSTOM_SIZE, not {size}")
+        cpu, memory, disk = SIZES[size]
+    return Limits(cpu=cpu, memory=memory * GIB, disk=disk * GIB)
+
+
+def _custom_size(parameters: wire.LaunchParameters) -> tuple[float, int, int]:
+    cpu, memory, disk = parameters.custom_cpu_cores, parameters.custom_gb_memory, parameters.custom_disk_size
+    if cpu is None:
+        raise _bad("custom_cpu_cores", "is missing: resource_size_request CUSTOM_SIZE needs it")
+    if memory is None:
+        raise _bad("custom_gb_memory", "is missing: resource_size_request CUSTOM_SIZE needs it")
+    if cpu not in {0.5, 1} and not (2 <= cpu <= 16 and cpu % 2 == 0):
+        raise _bad("custom_cpu_cores", f"must be 0.5, 1 or a multiple of 2 up to 16, not {cpu:g}")
+    if memory != 1 and not (2 <= memory <= 64 and memory % 2 == 0):
+        raise _bad("custom_gb_memory", f"must be 1 or a multiple of 2 up to 64, not {memory}")
+    if not 2 * cpu <= memory <= 8 * cpu:
+        rule = f"must be 2 to 8 GiB for each core, {2 * cpu:g} to {8 * cpu:g} for {cpu:g}"
+        raise _bad("custom_gb_memory", f"{rule}, not {memory}")
+    disk = CUSTOM_DISK if disk is None else disk
+    if not (2 <= disk <= 64 and disk % 2 == 0):
+        raise _bad("custom_disk_size", f"must be a multiple of 2 from 2 to 64, not {disk}")
+    return cpu, memory, disk
+
+
+def _keep_alive(parameters: wire.LaunchParameters) -> int:
+    seconds = (
+        KEEP_ALIVE_S if parameters.keep_alive_time_seconds is None else parameters.keep_alive_time_seconds
+    )
+    if not 1 <= seconds <= MAX_KEEP_ALIVE_S:
+        raise _bad("keep_alive_time_seconds", f"must be 1 to {MAX_KEEP_ALIVE_S} (48 hours), not {seconds}")
+    return seconds
+
+
+def _after_idle(parameters: wire.LaunchParameters) -> wire.AfterIdle | None:
+    outer = parameters.after_idle
+    inner = parameters.lifecycle.after_idle if parameters.lifecycle else None
+    if outer is not None and inner is not None and outer != inner:
+        raise _bad("after_idle", "must be equal to lifecycle.after_idle when both are set")
+    policy = inner or outer
+    if policy is not None and not 1 <= policy.idle_time_seconds <= MAX_KEEP_ALIVE_S:
+        field = "lifecycle.after_idle.idle_time_seconds" if inner else "after_idle.idle_time_seconds"
+        raise _bad(field, f"must be 1 to {MAX_KEEP_ALIVE_S} (48 hours), not {policy.idle_time_seconds}")
+    return policy
+
+
+def _check_hooks(parameters: wire.LaunchParameters) -> None:
+    hooks = parameters.lifecycle.lifecycle_hooks if parameters.lifecycle else None
+    deadline = hooks.suspend_deadline_ms if hooks else None
+    if deadline is not None and not 0 <= deadline <= MAX_SUSPEND_DEADLINE_MS:
+        field = "lifecycle.lifecycle_hooks.suspend_deadline_ms"
+        raise _bad(field, f"must be 0 to {MAX_SUSPEND_DEADLINE_MS}, not {deadline}")
+
+
+def _user(parameters: wire.UserParameters | None) -> User:
+    if parameters is None:
+        return User()
+    name, uid = parameters.username, parameters.uid
+    if not _USER_NAME.fullmatch(name):
+        rule = "must be 1 to 32 of a-z, 0-9, _ and -, and not begin with a digit or -"
+        raise _bad("user_parameters.username", f"{rule}, not {name[:100]!r}")
+    if not 0 <= uid <= MAX_UID:
+        raise _bad("user_parameters.uid", f"must be 0 to {MAX_UID}, not {uid}")
+    if (name == "root") != (uid == 0):
+        raise _bad("user_parameters", f"root is uid 0 and uid 0 is root, not {name!r} with uid {uid}")
+    return User(name=name, uid=uid, gid=uid, home="/root" if uid == 0 else f"/home/{name}")
+
+
+def _environment(variables: dict[str, str]) -> dict[str, str]:
+    total = 0
+    for name, value in variables.items():
+        field = f"environment_variables.{name[:100]}"
+        if not _ENV_NAME.fullmatch(name):
+            raise _invalid(field, "a name is letters, digits and _, and begins with no digit")
+        if "\0" in value:
+            raise _invalid(field, "must not hold a NUL character")
+        size = len(name) + 1 + len(value.encode())
+        if size > ENV_BYTES:
+            raise _invalid(field, f"must be at most {ENV_BYTES} bytes with its name, not {size}")
+        total += size
+    if total > ENV_TOTAL_BYTES:
+        raise _invalid(
+            "environment_variables", f"must be at most {ENV_TOTAL_BYTES} bytes in all, not {total}"
+        )
+    return dict(variables)
+
+
+def _files(body: wire.CreateBody) -> dict[str, str]:
+    files = dict(body.file_mounts or {})
+    for index, mount in enumerate(body.mounts or ()):
+        if isinstance(mount, wire.FileMount):
+            if mount.target in files:
+                raise _invalid(f"mounts[{index}].target", f"{mount.target[:100]} is mounted twice")
+            files[mount.target] = mount.content
+    for path in files:
+        if path.endswith("/"):
+            raise _invalid("file_mounts", f"{path[:100]} is a directory: name a file")
+    if (total := sum(len(text.encode()) for text in files.values())) > FILES_BYTES:
+        raise _invalid(
+            "file_mounts", f"must be at most {FILES_BYTES} bytes in all, not {total}: use upload_file"
+        )
+    return files
+
+
+def _effective(
+    parameters: wire.LaunchParameters, idle: wire.AfterIdle | None, architecture: str
+) -> dict[str, object]:
+    """What views echo: everything that was sent, and the defaults of the rest."""
+    wanted = parameters.architecture or architecture
+    if wanted != architecture:
+        raise _bad("architecture", f"this host is {architecture}, not {wanted}")
+    echo: dict[str, object] = parameters.model_dump(exclude_none=True, exclude={"available_ports"})
+    echo["architecture"] = wanted
+    echo.setdefault("resource_size_request", DEFAULT_SIZE)
+    echo.setdefault("launch_commands", [])
+    echo.setdefault("provisioning_tier", "standard")
+    if echo["resource_size_request"] == "CUSTOM_SIZE":
+        echo.setdefault("custom_disk_size", CUSTOM_DISK)
+    if idle is None:
+        echo.setdefault("keep_alive_time_seconds", KEEP_ALIVE_S)
+    return echo
+
+
+def _bad(parameter: str, rule: str) -> errors.Invalid:
+    return _invalid(f"launch_parameters.{parameter}", rule)
+
+
+def _invalid(field: str, rule: str) -> errors.Invalid:
+    return errors.Invalid(f"cannot create devbox: {field}: {rule}")

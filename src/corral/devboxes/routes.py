@@ -1,0 +1,202 @@
+"""HTTP of devboxes: their life, their logs and their files.
+
+Owns the order of calls behind each route. Executions are in `execution_routes`. Must not hold a rule about a devbox:
+`parameters` and `service` do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any, Final
+
+import sqlalchemy as sa
+from fastapi import Path, Query
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from corral.core import errors
+from corral.devboxes import model, parameters, service, wire
+from corral.http import hold, params
+from corral.http.download import Download
+from corral.http.events import EventStream
+from corral.http.model import Nothing
+from corral.http.multipart import FileForm
+
+#: Clients give up on create_and_await_running after 30 s; they take the booting view and go on with wait_for_status.
+CREATE_HOLD_S: Final = 20.0
+WAIT_S: Final = 10.0
+
+DevboxId = Annotated[str, Path(pattern=wire.DEVBOX_ID)]
+
+_STOPPED: Final = frozenset({model.Observed.RUNNING, *model.ENDED})
+_OBSERVED: Final = {status.value: status for status in model.Observed}
+
+
+class DevboxRoutes:
+    """Create, look at, wait for and end devboxes. `architecture` is the host's, in the dialect's words."""
+
+    def __init__(self, devboxes: service.Devboxes, *, architecture: str) -> None:
+        self._devboxes = devboxes
+        self._architecture = architecture
+
+    async def create(self, request: Request, body: wire.CreateBody) -> wire.DevboxView:
+        """Create a devbox and begin its boot."""
+        return wire.devbox_view(await self._create(request, body))
+
+    async def create_and_await_running(self, request: Request, body: wire.CreateBody) -> wire.DevboxView:
+        """Create a devbox and answer when it runs, has failed, or after 20 s with what it is then."""
+        account_id = params.account_id(request)
+        devbox = await self._create(request, body)
+        try:
+            waiting = self._devboxes.wait(account_id, devbox.id, _STOPPED, CREATE_HOLD_S)
+            devbox = await hold.hold(request, waiting)
+        except errors.TimedOut:
+            devbox = await self._devboxes.get(account_id, devbox.id)
+        return wire.devbox_view(devbox)
+
+    async def retrieve(self, request: Request, devbox_id: DevboxId) -> wire.DevboxView:
+        """The devbox as it is now."""
+        return wire.devbox_view(await self._devboxes.get(params.account_id(request), devbox_id))
+
+    async def list(
+        self,
+        request: Request,
+        status: Annotated[wire.DevboxStatus | None, Query()] = None,
+        name: Annotated[str | None, Query(max_length=wire.NAME_CHARS)] = None,
+        limit: params.Limit = 20,
+        starting_after: params.StartingAfter = None,
+        include_total_count: params.IncludeTotalCount = True,  # noqa: FBT002 - a query parameter
+    ) -> wire.DevboxListView:
+        """Devboxes of the account, newest first. `metadata[key]=value` filters by metadata."""
+        metadata = params.metadata_filter(request)
+        observed = None if status is None else _OBSERVED.get(status)
+        if (
+            status is not None and observed is None
+        ):  # of the dialect, but no devbox of this server is ever in it
+            return wire.DevboxListView(
+                devboxes=[], has_more=False, total_count=0 if include_total_count else None
+            )
+        page = await self._devboxes.list(
+            params.account_id(request),
+            status=observed,
+            metadata=metadata,
+            name=name,
+            limit=limit,
+            starting_after=starting_after,
+            count=include_total_count,
+        )
+        views = [wire.devbox_view(devbox) for devbox in page.items]
+        return wire.DevboxListView(devboxes=views, has_more=page.has_more, total_count=page.total)
+
+    async def update(self, request: Request, devbox_id: DevboxId, body: wire.UpdateBody) -> wire.DevboxView:
+        """Change name and metadata."""
+        account_id = params.account_id(request)
+        return wire.devbox_view(
+            await self._devboxes.update(account_id, devbox_id, name=body.name, metadata=body.metadata)
+        )
+
+    async def wait_for_status(
+        self, request: Request, devbox_id: DevboxId, body: wire.WaitBody
+    ) -> wire.DevboxView:
+        """Answer once the devbox is in one of the statuses; 408 when it was not within the time."""
+        statuses = frozenset(_OBSERVED[status] for status in body.statuses if status in _OBSERVED)
+        timeout_s = WAIT_S if body.timeout_seconds is None else body.timeout_seconds
+        waiting = self._devboxes.wait(params.account_id(request), devbox_id, statuses, timeout_s)
+        return wire.devbox_view(await hold.hold(request, waiting))
+
+    async def shutdown(
+        self,
+        request: Request,
+        devbox_id: DevboxId,
+        body: Nothing,
+        force: Annotated[bool, Query(description="Also while snapshots are made.")] = False,  # noqa: FBT002
+    ) -> wire.DevboxView:
+        """End the devbox for good, in any state. Answers with `shutdown` at once; repeating it is harmless."""
+        return wire.devbox_view(await self._devboxes.shutdown(params.account_id(request), devbox_id))
+
+    async def keep_alive(self, request: Request, devbox_id: DevboxId, body: Nothing) -> dict[str, Any]:
+        """Count this moment as activity for the idle policy."""
+        await self._devboxes.keep_alive(params.account_id(request), devbox_id)
+        return {}
+
+    async def usage(self, request: Request, devbox_id: DevboxId) -> wire.UsageView:
+        """What the devbox has used so far."""
+        return wire.usage_view(await self._devboxes.usage(params.account_id(request), devbox_id))
+
+    async def logs(
+        self,
+        request: Request,
+        devbox_id: DevboxId,
+        execution_id: Annotated[str | None, Query(pattern=wire.EXECUTION_ID)] = None,
+        shell_name: Annotated[str | None, Query(max_length=256)] = None,
+    ) -> wire.LogListView:
+        """The devbox's log, also after its end."""
+        entries = await self._devboxes.logs(params.account_id(request), devbox_id, execution_id=execution_id)
+        views = [wire.log_view(entry) for entry in entries]
+        return wire.LogListView(
+            logs=[view for view in views if shell_name is None or view.shell_name == shell_name]
+        )
+
+    async def _create(self, request: Request, body: wire.CreateBody) -> model.Devbox:
+        """Create; a repeat of the request gets the view of this moment, even if the server dies before it answers."""
+        wish = parameters.request(body, architecture=self._architecture)
+        keep = params.keep(request)
+
+        def kept(connection: sa.Connection, devbox: model.Devbox) -> None:
+            if keep is not None:
+                keep(connection, wire.devbox_view(devbox).model_dump_json(exclude_none=True).encode())
+
+        return await self._devboxes.create(params.account_id(request), wish, also=kept)
+
+    async def watch_evictions(self, request: Request) -> Response:
+        """Evictions to come, as server-sent events. This server evicts nobody: the stream stays silent."""
+        return EventStream(_silence())
+
+
+class FileRoutes:
+    """Read and write files in a running devbox."""
+
+    def __init__(self, files: service.Files) -> None:
+        self._files = files
+
+    async def read_file_contents(
+        self, request: Request, devbox_id: DevboxId, body: wire.ReadFileBody
+    ) -> Response:
+        """A UTF-8 file as text/plain."""
+        text = await self._files.read_text(params.account_id(request), devbox_id, body.file_path)
+        return PlainTextResponse(text)
+
+    async def write_file_contents(
+        self, request: Request, devbox_id: DevboxId, body: wire.WriteFileBody
+    ) -> wire.ExecutionDetailView:
+        """Write a text file whole, making its folders."""
+        await self._files.write_text(params.account_id(request), devbox_id, body.file_path, body.contents)
+        return wire.ExecutionDetailView(devbox_id=devbox_id, exit_status=0, stdout="", stderr="")
+
+    async def upload_file(self, request: Request, devbox_id: DevboxId) -> dict[str, Any]:
+        """Write a file of any size. The form's `path` comes before its `file`."""
+        form = FileForm(request, file="file", fields=frozenset({"path"}))
+        await form.open()
+        path = wire.file_path(form.fields["path"])
+        await self._files.upload(params.account_id(request), devbox_id, path, form.chunks())
+        return {}
+
+    async def download_file(
+        self, request: Request, devbox_id: DevboxId, body: wire.DownloadFileBody
+    ) -> Response:
+        """A file of any kind and size."""
+        reader = await self._files.download(params.account_id(request), devbox_id, body.path)
+        return Download(reader, path=body.path, size=reader.info.size)
+
+    async def list_files(
+        self, request: Request, devbox_id: DevboxId, body: wire.ListFilesBody
+    ) -> wire.FileListView:
+        """The entries of a directory."""
+        entries = await self._files.list(params.account_id(request), devbox_id, body.path)
+        return wire.FileListView(files=[wire.file_view(entry) for entry in entries])
+
+
+async def _silence() -> AsyncIterator[Mapping[str, Any]]:
+    await asyncio.get_running_loop().create_future()  # ended by its reader
+    yield {}

@@ -1,0 +1,176 @@
+"""What can be done with devboxes. The only module of this folder that other capabilities and the API import.
+
+Owns the wishes: a call writes a row and its event in one transaction and answers; the controller acts on the event.
+Must not talk to the runtime about a box's life.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import sqlalchemy as sa
+
+from corral.core import errors, events
+from corral.core.clock import Clock
+from corral.core.ids import Ids
+from corral.core.store.store import Store
+from corral.devboxes import execution_rows, logs, rows, usage
+from corral.devboxes.executions import Executions
+from corral.devboxes.files import Files
+from corral.devboxes.model import (
+    Desired,
+    Devbox,
+    DevboxRequest,
+    Execution,
+    LogEntry,
+    Observed,
+    Page,
+    Reason,
+    Usage,
+)
+from corral.devboxes.vitals import Vitals
+
+# Inside the class `list` is the method.
+LogEntries = list[LogEntry]
+
+__all__ = ["Devboxes", "Executions", "Files"]
+
+#: Waiters look again this often even if nothing wakes them: the bound on a wake-up lost to a defect.
+_LOOK_AGAIN_S: Final = 30.0
+
+#: Executions whose output a log shows at most.
+_LOGGED_EXECUTIONS: Final = 1000
+
+_BY_API: Final = rows.Step((Observed.SHUTDOWN,), Reason.API_SHUTDOWN, desired=Desired.SHUTDOWN)
+
+
+class Devboxes:
+    """See the methods. All raise errors.NotFound for what is not the account's."""
+
+    def __init__(
+        self, store: Store, feed: events.Feed, executions: Executions, vitals: Vitals, *, clock: Clock, ids: Ids
+    ) -> None:
+        self._store = store
+        self._feed = feed
+        self._executions = executions
+        self._vitals = vitals
+        self._clock = clock
+        self._ids = ids
+
+    async def create(
+        self,
+        account_id: str,
+        request: DevboxRequest,
+        *,
+        also: Callable[[sa.Connection, Devbox], None] | None = None,
+    ) -> Devbox:
+        """Record the wish for a devbox and return it, provisioning. Once this returns, the devbox is not forgotten.
+
+        `also` is called in the same transaction: what it writes is there if, and only if, the devbox is.
+        """
+        devbox_id = self._ids.new("dbx")
+
+        def insert(connection: sa.Connection) -> Devbox:
+            devbox = rows.insert(connection, devbox_id, account_id, request, self._clock.now_ms())
+            if also is not None:
+                also(connection, devbox)
+            return devbox
+
+        return await self._store.write(insert)
+
+    async def get(self, account_id: str, devbox_id: str) -> Devbox:
+        """The devbox as it is now."""
+        return await self._store.read(lambda connection: rows.get(connection, account_id, devbox_id))
+
+    async def list(
+        self,
+        account_id: str,
+        *,
+        status: Observed | None = None,
+        metadata: Mapping[str, str | Sequence[str]] | None = None,
+        name: str | None = None,
+        limit: int = 20,
+        starting_after: str | None = None,
+        count: bool = True,
+    ) -> Page[Devbox]:
+        """The account's devboxes, newest first, 1 to 5,000 at a time; `total` (without the cursor) if `count`.
+
+        Of `metadata` every key must match; a key with several values matches one of them.
+        Raises errors.Invalid for a limit out of range or an unknown cursor.
+        """
+        which = rows.Filter(status=status, name=name, metadata=metadata or {})
+        return await self._store.read(
+            lambda connection: rows.page(
+                connection, account_id, which, limit=limit, starting_after=starting_after, count=count
+            )
+        )
+
+    async def update(
+        self, account_id: str, devbox_id: str, *, name: str | None = None, metadata: Mapping[str, str] | None = None
+    ) -> Devbox:
+        """Replace name or metadata, in any state; None leaves one as it is."""
+
+        def change(connection: sa.Connection) -> Devbox:
+            devbox = rows.get(connection, account_id, devbox_id)
+            return rows.update(connection, devbox, name=name, metadata=metadata, at_ms=self._clock.now_ms())
+
+        return await self._store.write(change)
+
+    async def wait(self, account_id: str, devbox_id: str, statuses: frozenset[Observed], timeout_s: float) -> Devbox:
+        """Return the devbox once it has one of `statuses`. Raises errors.TimedOut after `timeout_s` seconds."""
+        deadline = self._clock.monotonic() + timeout_s
+        with self._feed.watch(devbox_id) as wake:
+            while True:
+                seen = wake.fires  # before the look: an event may come while the row is on its way here
+                devbox = await self.get(account_id, devbox_id)
+                if devbox.observed in statuses:
+                    return devbox
+                left = deadline - self._clock.monotonic()
+                if left <= 0:
+                    raise errors.TimedOut(
+                        f"cannot wait longer for devbox {devbox_id}: it is {devbox.observed.value} after "
+                        f"{timeout_s:g} s"
+                    )
+                await wake.wait(min(left, _LOOK_AGAIN_S), since=seen)
+
+    async def shutdown(self, account_id: str, devbox_id: str) -> Devbox:
+        """End the devbox: it is shutdown when this returns, in whatever state it was; its box is removed soon after.
+
+        Idempotent; one that has ended already is returned as it is.
+        """
+
+        def end(connection: sa.Connection) -> Devbox:
+            devbox = rows.get(connection, account_id, devbox_id)
+            return rows.transition(connection, devbox_id, rows.LIVE, _BY_API, self._clock.now_ms()) or devbox
+
+        return await self._store.write(end)
+
+    async def keep_alive(self, account_id: str, devbox_id: str) -> None:
+        """Count as activity for the idle timer. Raises errors.WrongState when the devbox is not running."""
+        await self._store.read(lambda connection: rows.require_running(connection, account_id, devbox_id, "keep alive"))
+        self._vitals.touch(devbox_id)
+
+    async def usage(self, account_id: str, devbox_id: str) -> Usage:
+        """What the devbox has had until now, or until its end."""
+        return usage.usage(await self.get(account_id, devbox_id), self._clock.now_ms())
+
+    async def logs(self, account_id: str, devbox_id: str, *, execution_id: str | None = None) -> LogEntries:
+        """The devbox's log, or one execution's, oldest first; at most 1,000 lines a stream and 10,000 in all."""
+        if execution_id is not None:
+            execution = await self._executions.get(account_id, devbox_id, execution_id)
+            return logs.merged([logs.of_execution(execution, self._executions.tail)], [])
+
+        def find(connection: sa.Connection) -> tuple[Devbox, Sequence[Execution]]:
+            devbox = rows.get(connection, account_id, devbox_id)
+            return devbox, execution_rows.newest(connection, devbox_id, _LOGGED_EXECUTIONS)
+
+        devbox, executions = await self._store.read(find)
+        found: deque[LogEntries] = deque()
+        for execution in executions:
+            found.append(logs.of_execution(execution, self._executions.tail))
+            if sum(map(len, found)) >= logs.ENTRIES:
+                break
+            await self._clock.sleep(0)  # thousands of spool files are read here: others get their turn in between
+        return logs.merged(found, logs.of_devbox(devbox))

@@ -1,0 +1,175 @@
+"""Tables of devboxes and executions, and the reading of their rows.
+
+Owns column names, indexes and the form in which a request is stored. Must not hold a rule about states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from corral.core.store import schema
+from corral.devboxes.model import (
+    Desired,
+    Devbox,
+    DevboxRequest,
+    Execution,
+    ExecutionSource,
+    ExecutionStatus,
+    Observed,
+    Reason,
+    Transition,
+)
+from corral.runtime.contract import Limits, TerminalSize, User
+
+#: What a query or an insert has of a row.
+Row = Mapping[str, Any] | sa.RowMapping
+
+#: `seq` is the order of creation: lists go by it, newest first. `version` is what a compare-and-swap compares.
+DEVBOXES: Final = sa.Table(
+    "devboxes",
+    schema.METADATA,
+    sa.Column("seq", schema.ROW_NUMBER, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("account_id", sa.Text, nullable=False),
+    sa.Column("name", sa.Text),
+    sa.Column("metadata", sa.JSON, nullable=False),
+    sa.Column("request", sa.JSON, nullable=False),
+    sa.Column("desired", sa.Text, nullable=False),
+    sa.Column("observed", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("observed_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("ended_at_ms", sa.BigInteger),
+    sa.Column("output_kept", sa.Boolean, nullable=False),
+    sa.Column("transitions", sa.JSON, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Index("ix_devboxes_account_id_seq", "account_id", "seq"),
+    sa.Index("ix_devboxes_account_id_observed_seq", "account_id", "observed", "seq"),
+    sa.Index("ix_devboxes_account_id_name_seq", "account_id", "name", "seq"),
+    # What the resync and the start of the server look at: live rows, however many have ended.
+    sa.Index("ix_devboxes_live", "id", sqlite_where=sa.text("ended_at_ms IS NULL")),
+    sa.Index("ix_devboxes_output", "ended_at_ms", sqlite_where=sa.text("output_kept AND ended_at_ms IS NOT NULL")),
+    sqlite_autoincrement=True,
+)
+
+#: Metadata once more, one row a key, so that a filter is an index search.
+METADATA: Final = sa.Table(
+    "devbox_metadata",
+    schema.METADATA,
+    sa.Column("account_id", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, primary_key=True),
+    sa.Column("devbox_seq", sa.ForeignKey("devboxes.seq", ondelete="CASCADE"), primary_key=True),
+    sa.Index("ix_devbox_metadata_devbox_seq", "devbox_seq"),
+    sqlite_with_rowid=False,
+)
+
+EXECUTIONS: Final = sa.Table(
+    "executions",
+    schema.METADATA,
+    sa.Column("seq", schema.ROW_NUMBER, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("devbox_id", sa.Text, nullable=False),
+    sa.Column("command_id", sa.Text),
+    sa.Column("command", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("shell_name", sa.Text),
+    sa.Column("attach_stdin", sa.Boolean, nullable=False),
+    sa.Column("terminal", sa.JSON(none_as_null=True)),
+    sa.Column("user", sa.Text),
+    sa.Column("exit_code", sa.Integer),
+    sa.Column("stdout_cut", sa.Boolean, nullable=False),
+    sa.Column("stderr_cut", sa.Boolean, nullable=False),
+    sa.Column("lost", sa.Boolean, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("ended_at_ms", sa.BigInteger),
+    sa.Index("ix_executions_devbox_id_seq", "devbox_id", "seq"),
+    sa.Index("uq_executions_devbox_id_command_id", "devbox_id", "command_id", unique=True),
+    sa.Index("ix_executions_open", "devbox_id", "seq", sqlite_where=sa.text("ended_at_ms IS NULL")),
+    sqlite_autoincrement=True,
+)
+
+
+def request_to_json(request: DevboxRequest) -> dict[str, Any]:
+    """What the column `request` holds: everything but name and metadata, which have columns because they change."""
+    limits, user = request.limits, request.user
+    return {
+        "env": dict(request.env),
+        "limits": {"cpu": limits.cpu, "memory": limits.memory, "disk": limits.disk, "pids": limits.pids},
+        "user": {"name": user.name, "uid": user.uid, "gid": user.gid, "home": user.home},
+        "image": request.image,
+        "launch_commands": list(request.launch_commands),
+        "entrypoint": request.entrypoint,
+        "files": dict(request.files),
+        "keep_alive_s": request.keep_alive_s,
+        "idle_s": request.idle_s,
+        "launch_parameters": dict(request.launch_parameters),
+    }
+
+
+def devbox_from_row(row: Row) -> Devbox:
+    """A row of `devboxes` as the model has it."""
+    return Devbox(
+        id=row["id"],
+        account_id=row["account_id"],
+        request=_request_from_row(row),
+        desired=Desired(row["desired"]),
+        observed=Observed(row["observed"]),
+        reason=Reason(row["reason"]),
+        message=row["message"],
+        observed_at_ms=row["observed_at_ms"],
+        created_at_ms=row["created_at_ms"],
+        ended_at_ms=row["ended_at_ms"],
+        transitions=tuple(
+            Transition(status=Observed(status), at_ms=at_ms, reason=Reason(reason))
+            for status, at_ms, reason in row["transitions"]
+        ),
+    )
+
+
+def _request_from_row(row: Row) -> DevboxRequest:
+    stored = row["request"]
+    return DevboxRequest(
+        name=row["name"],
+        metadata=row["metadata"],
+        env=stored["env"],
+        limits=Limits(**stored["limits"]),
+        user=User(**stored["user"]),
+        image=stored["image"],
+        launch_commands=tuple(stored["launch_commands"]),
+        entrypoint=stored["entrypoint"],
+        files=stored["files"],
+        keep_alive_s=stored["keep_alive_s"],
+        idle_s=stored["idle_s"],
+        launch_parameters=stored["launch_parameters"],
+    )
+
+
+def execution_from_row(row: Row) -> Execution:
+    """A row of `executions` as the model has it."""
+    terminal = row["terminal"]
+    return Execution(
+        id=row["id"],
+        devbox_id=row["devbox_id"],
+        command=row["command"],
+        status=ExecutionStatus(row["status"]),
+        shell_name=row["shell_name"],
+        attach_stdin=row["attach_stdin"],
+        exit_code=row["exit_code"],
+        stdout_cut=row["stdout_cut"],
+        stderr_cut=row["stderr_cut"],
+        lost=row["lost"],
+        created_at_ms=row["created_at_ms"],
+        ended_at_ms=row["ended_at_ms"],
+        source=ExecutionSource(row["source"]),
+        command_id=row["command_id"],
+        user=row["user"],
+        terminal=TerminalSize(**terminal) if terminal else None,
+        message=row["message"],
+    )

@@ -1,0 +1,594 @@
+"""Request and response schemas of devboxes, executions and files: the dialect's fields, and Corral's own beside them.
+
+Owns the names and shapes on the wire and the making of views. Must not decide anything: rules that need more than one
+field are in `launch`.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, Field
+
+from corral.core import errors
+from corral.devboxes import model
+from corral.http.model import Body, Text, View
+from corral.runtime import contract
+
+#: The kernel takes no longer single argument (MAX_ARG_STRLEN is 131,072 with the final NUL).
+COMMAND_BYTES: Final = 131_071
+PATH_BYTES: Final = 4096
+NAME_CHARS: Final = 256
+METADATA_ENTRIES: Final = 256
+METADATA_VALUE_CHARS: Final = 4096
+
+DEVBOX_ID: Final = r"^dbx_[0-9A-Za-z]{21}$"
+EXECUTION_ID: Final = r"^[0-9A-Za-z_-]{1,64}$"
+
+_SHELL_NAME: Final = re.compile(r"[^\x00-\x1f]{1,256}")
+
+
+def _no_nul(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must not hold a NUL character")
+    return value
+
+
+def _command(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be blank")
+    if (size := len(value.encode())) > COMMAND_BYTES:
+        raise ValueError(
+            f"must be at most {COMMAND_BYTES} bytes, not {size}: write a script with write_file_contents"
+        )
+    return _no_nul(value)
+
+
+def _path(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be blank")
+    if len(value.encode()) > PATH_BYTES:
+        raise ValueError(f"must be at most {PATH_BYTES} bytes")
+    return _no_nul(value)
+
+
+def _command_id(value: str) -> str:
+    try:
+        return str(uuid.UUID(value))
+    except ValueError:
+        raise ValueError("must be a UUID, version 7 by preference") from None
+
+
+def _shell_name(value: str) -> str:
+    if not _SHELL_NAME.fullmatch(value):
+        raise ValueError("must be 1 to 256 printable characters")
+    return value
+
+
+Command = Annotated[Text, AfterValidator(_command)]
+FilePath = Annotated[Text, AfterValidator(_path)]
+CommandId = Annotated[str, AfterValidator(_command_id)]
+ShellName = Annotated[Text, AfterValidator(_shell_name)]
+Name = Annotated[Text, Field(max_length=NAME_CHARS)]
+Metadata = Annotated[
+    dict[
+        Annotated[Text, Field(min_length=1, max_length=NAME_CHARS)],
+        Annotated[Text, Field(max_length=METADATA_VALUE_CHARS)],
+    ],
+    Field(max_length=METADATA_ENTRIES),
+]
+
+DevboxStatus = Literal[
+    "scheduled", "queued", "provisioning", "initializing", "running", "suspending", "suspended", "resuming", "failure",
+    "shutdown",
+]  # fmt: skip
+ExecutionStatus = Literal["queued", "running", "completed"]
+Size = Literal["X_SMALL", "SMALL", "MEDIUM", "LARGE", "X_LARGE", "XX_LARGE", "CUSTOM_SIZE"]
+Architecture = Literal["x86_64", "arm64"]
+
+
+# ---------------------------------------------------------------- what creates a devbox
+
+
+class AfterIdle(Body):
+    """What happens to a devbox that nobody uses."""
+
+    idle_time_seconds: int
+    on_idle: Literal["shutdown", "suspend"]
+
+
+class ResumeTriggers(Body):
+    """What wakes a suspended devbox."""
+
+    http: bool | None = None
+    axon_event: bool | None = None
+
+
+class LifecycleHooks(Body):
+    """What runs before a suspend."""
+
+    suspend_commands: list[Command] | None = None
+    suspend_deadline_ms: int | None = None
+
+
+class Lifecycle(Body):
+    """Idle policy and its companions."""
+
+    after_idle: AfterIdle | None = None
+    resume_triggers: ResumeTriggers | None = None
+    lifecycle_hooks: LifecycleHooks | None = None
+
+
+class UserParameters(Body):
+    """The Linux user that commands run as."""
+
+    username: str
+    uid: int
+
+
+class LaunchParameters(Body):
+    """Size, life time and what runs at launch."""
+
+    resource_size_request: Size | None = None
+    custom_cpu_cores: float | None = None
+    custom_gb_memory: int | None = None
+    custom_disk_size: int | None = None
+    architecture: Architecture | None = None
+    keep_alive_time_seconds: int | None = None
+    after_idle: AfterIdle | None = None
+    lifecycle: Lifecycle | None = None
+    launch_commands: list[Command] | None = None
+    network_policy_id: str | None = None
+    provisioning_tier: Literal["standard", "flex"] | None = None
+    required_services: list[str] | None = None
+    user_parameters: UserParameters | None = None
+    available_ports: Annotated[list[int] | None, Field(deprecated=True)] = None
+
+
+class FileMount(Body):
+    """A text file that is there at launch."""
+
+    type: Literal["file_mount"]
+    target: FilePath
+    content: Text
+
+
+class CodeMountParameters(Body):
+    """A git repository."""
+
+    repo_name: str
+    repo_owner: str
+    token: str | None = None
+    git_ref: str | None = None
+    install_command: str | None = None
+
+
+class CodeMount(CodeMountParameters):
+    """A git repository, as one of `mounts`."""
+
+    type: Literal["code_mount"]
+
+
+class ObjectMount(Body):
+    """A stored object."""
+
+    type: Literal["object_mount"]
+    object_id: str
+    object_path: str
+
+
+class AgentMount(Body):
+    """An agent."""
+
+    type: Literal["agent_mount"]
+    agent_id: str | None = None
+    agent_name: str | None = None
+    agent_path: str | None = None
+    auth_token: str | None = None
+
+
+class BrokerMount(Body):
+    """An event stream that drives an agent."""
+
+    type: Literal["broker_mount"]
+    axon_id: str
+    protocol: Literal["acp", "claude_json", "codex_json", "pi_json"] | None = None
+    agent_binary: str | None = None
+    launch_args: list[str] | None = None
+    working_directory: str | None = None
+
+
+Mount = Annotated[FileMount | CodeMount | ObjectMount | AgentMount | BrokerMount, Field(discriminator="type")]
+
+
+class GatewaySpec(Body):
+    """A gateway and the secret that it applies."""
+
+    gateway: str
+    secret: str
+
+
+class McpSpec(Body):
+    """An MCP server and the secret for it."""
+
+    mcp_config: str
+    secret: str
+
+
+class TunnelSpec(Body):
+    """How a tunnel is made at launch."""
+
+    auth_mode: Literal["open", "authenticated"] | None = None
+    http_keep_alive: bool | None = None
+    wake_on_http: bool | None = None
+
+
+class CreateBody(Body):
+    """A wish for a devbox. Everything may be left out."""
+
+    name: Name | None = None
+    metadata: Metadata | None = None
+    environment_variables: dict[str, Text] | None = None
+    entrypoint: Command | None = None
+    launch_parameters: LaunchParameters | None = None
+    file_mounts: dict[FilePath, Text] | None = None
+    mounts: list[Mount] | None = None
+    code_mounts: list[CodeMountParameters] | None = None
+    blueprint_id: str | None = None
+    blueprint_name: str | None = None
+    snapshot_id: str | None = None
+    secrets: dict[str, str] | None = None
+    gateways: dict[str, GatewaySpec] | None = None
+    mcp: dict[str, McpSpec] | None = None
+    tunnel: TunnelSpec | None = None
+    repo_connection_id: str | None = None
+
+
+class UpdateBody(Body):
+    """Absent or null fields stay as they are; an empty name or an empty map clears."""
+
+    name: Name | None = None
+    metadata: Metadata | None = None
+
+
+class WaitBody(Body):
+    """Statuses to wait for, and how long in seconds."""
+
+    statuses: Annotated[list[DevboxStatus], Field(min_length=1, max_length=20)]
+    timeout_seconds: Annotated[float, Field(ge=0, le=30)] | None = None
+
+
+# ---------------------------------------------------------------- executions and files
+
+
+class ExecuteBody(Body):
+    """A command to run, and how long to wait for its end in seconds. The command goes on after that."""
+
+    command: Command
+    command_id: CommandId | None = None
+    optimistic_timeout: Annotated[float, Field(ge=0, le=25)] | None = None
+    shell_name: ShellName | None = None
+    attach_stdin: Literal[False] | None = None
+
+
+class ExecuteAsyncBody(Body):
+    """A command to run. With `attach_stdin` its standard input stays open for send_std_in."""
+
+    command: Command
+    attach_stdin: bool | None = None
+    shell_name: ShellName | None = None
+
+
+class ExecuteSyncBody(Body):
+    """A command to run to its end."""
+
+    command: Command
+    attach_stdin: Literal[False] | None = None
+    shell_name: ShellName | None = None
+
+
+class WaitForCommandBody(Body):
+    """Statuses to wait for, and how long in seconds."""
+
+    statuses: Annotated[list[ExecutionStatus], Field(min_length=1, max_length=20)]
+    timeout_seconds: Annotated[float, Field(ge=0, le=25)] | None = None
+
+
+class KillBody(Body):
+    """Whether the whole process group gets the signal."""
+
+    kill_process_group: bool | None = None
+
+
+class SendStdInBody(Body):
+    """Exactly one of both."""
+
+    text: Annotated[Text, Field(min_length=1)] | None = None
+    signal: Literal["EOF", "INTERRUPT"] | None = None
+
+
+class TerminalBody(Body):
+    """Size of the terminal in characters, and what runs on it; a login shell when left out."""
+
+    cols: Annotated[int, Field(ge=1, le=1000)] = 80
+    rows: Annotated[int, Field(ge=1, le=1000)] = 24
+    command: Command | None = None
+
+
+class ReadFileBody(Body):
+    """A path: absolute, `~/…`, or relative to the home directory."""
+
+    file_path: FilePath
+
+
+class WriteFileBody(Body):
+    """A path as in ReadFileBody, and the text that the file shall hold."""
+
+    file_path: FilePath
+    contents: Text
+
+
+class DownloadFileBody(Body):
+    """A path as in ReadFileBody."""
+
+    path: FilePath
+
+
+class ListFilesBody(Body):
+    """A directory; the home directory when left out."""
+
+    path: FilePath = "."
+
+
+# ---------------------------------------------------------------- views
+
+
+class TransitionView(View):
+    """A devbox entered a status."""
+
+    status: DevboxStatus
+    transition_time_ms: int
+    failure_reason: str | None = None
+    reason: str | None = None
+
+
+class DevboxView(View):
+    """A devbox. `reason`, `reason_message` and `observed_at_ms` are Corral's own."""
+
+    id: str
+    status: DevboxStatus
+    create_time_ms: int
+    end_time_ms: int | None = None
+    name: str | None = None
+    metadata: dict[str, str]
+    capabilities: list[str]
+    launch_parameters: dict[str, object]
+    state_transitions: list[TransitionView]
+    initiator_type: str = "api"
+    failure_reason: str | None = None
+    shutdown_reason: str | None = None
+    reason: str | None = None
+    reason_message: str | None = None
+    observed_at_ms: int
+
+
+class DevboxListView(View):
+    """One page, newest first."""
+
+    devboxes: list[DevboxView]
+    has_more: bool
+    total_count: int | None = None
+
+
+class UsageView(View):
+    """Use over the devbox's life: its size times seconds. GB are GiB."""
+
+    id: str
+    status: DevboxStatus
+    start_time_ms: int
+    end_time_ms: int | None = None
+    total_elapsed_seconds: int
+    total_active_seconds: int
+    vcpu_seconds: int
+    memory_gb_seconds: int
+    disk_gb_seconds: int
+
+
+class LogView(View):
+    """One line of a devbox's log."""
+
+    level: str
+    source: Literal["setup_commands", "entrypoint", "exec", "files", "stats", "kmsg"]
+    timestamp_ms: int
+    message: str | None = None
+    cmd: str | None = None
+    cmd_id: str | None = None
+    exit_code: int | None = None
+    shell_name: str | None = None
+
+
+class LogListView(View):
+    """A devbox's log, oldest first."""
+
+    logs: list[LogView]
+
+
+class OutputView(View):
+    """A piece of output; `offset` in bytes is where the next one begins."""
+
+    output: str
+    offset: int
+
+
+class EvictionView(View):
+    """A devbox that will be suspended."""
+
+    devbox_id: str
+    eviction_deadline_ms: int
+
+
+class ExecutionView(View):
+    """A command. Output is the last lines, once it has completed; all of it can be streamed."""
+
+    devbox_id: str
+    execution_id: str
+    status: ExecutionStatus
+    exit_status: int | None = None
+    stdout: str | None = None
+    stderr: str | None = None
+    stdout_truncated: bool | None = None
+    stderr_truncated: bool | None = None
+    shell_name: str | None = None
+    command: str
+    lost: bool = False
+    create_time_ms: int
+    end_time_ms: int | None = None
+
+
+class ExecutionListView(View):
+    """One page, newest first, without output."""
+
+    executions: list[ExecutionView]
+    has_more: bool
+    total_count: int | None = None
+
+
+class ExecutionDetailView(View):
+    """A command that has ended."""
+
+    devbox_id: str
+    exit_status: int
+    stdout: str
+    stderr: str
+    stdout_truncated: bool = False
+    stderr_truncated: bool = False
+    shell_name: str | None = None
+
+
+class SendStdInView(View):
+    """The input has been written."""
+
+    devbox_id: str
+    execution_id: str
+    success: bool
+
+
+class FileView(View):
+    """One entry of a directory. Modification time in Unix milliseconds, `mode` in octal."""
+
+    path: str
+    kind: Literal["file", "directory", "symlink", "other"]
+    size: int
+    mode: str
+    mtime_ms: int
+    uid: int
+    gid: int
+
+
+class FileListView(View):
+    """Entries of a directory by name."""
+
+    files: list[FileView]
+
+
+_FAILURES: Final = {
+    model.Reason.OUT_OF_MEMORY: "out_of_memory",
+    model.Reason.OUT_OF_DISK: "out_of_disk",
+    model.Reason.GUEST_UNRESPONSIVE: "health_check_failed",
+}
+_SHUTDOWNS: Final = frozenset(
+    {
+        model.Reason.API_SHUTDOWN,
+        model.Reason.KEEP_ALIVE_TIMEOUT,
+        model.Reason.ENTRYPOINT_EXIT,
+        model.Reason.IDLE,
+    }
+)
+
+
+def failure_reason(status: model.Observed, reason: model.Reason) -> str | None:
+    """The dialect's word for why a devbox failed; None when it has not."""
+    return _FAILURES.get(reason, "execution_failed") if status is model.Observed.FAILURE else None
+
+
+def devbox_view(devbox: model.Devbox) -> DevboxView:
+    """The devbox as clients see it."""
+    ended_well = devbox.observed is model.Observed.SHUTDOWN and devbox.reason in _SHUTDOWNS
+    return DevboxView(
+        id=devbox.id,
+        status=devbox.observed.value,
+        create_time_ms=devbox.created_at_ms,
+        end_time_ms=devbox.ended_at_ms,
+        name=devbox.request.name or None,
+        metadata=dict(devbox.request.metadata),
+        capabilities=[],
+        launch_parameters=dict(devbox.request.launch_parameters),
+        state_transitions=[
+            TransitionView(
+                status=step.status.value,
+                transition_time_ms=step.at_ms,
+                failure_reason=failure_reason(step.status, step.reason),
+                reason=step.reason.value or None,
+            )
+            for step in devbox.transitions
+        ],
+        failure_reason=failure_reason(devbox.observed, devbox.reason),
+        shutdown_reason=devbox.reason.value if ended_well else None,
+        reason=devbox.reason.value or None,
+        reason_message=devbox.message or None,
+        observed_at_ms=devbox.observed_at_ms,
+    )
+
+
+def usage_view(usage: model.Usage) -> UsageView:
+    """The use of a devbox as clients see it."""
+    return UsageView.model_validate(usage, from_attributes=True)
+
+
+def log_view(entry: model.LogEntry) -> LogView:
+    """A log line as clients see it."""
+    return LogView.model_validate(entry, from_attributes=True)
+
+
+def execution_view(
+    execution: model.Execution, stdout: tuple[str, bool] | None = None, stderr: tuple[str, bool] | None = None
+) -> ExecutionView:
+    """The execution as clients see it; `stdout` and `stderr` are text and whether there is more of it."""
+    return ExecutionView(
+        devbox_id=execution.devbox_id,
+        execution_id=execution.id,
+        status=execution.status.value,
+        exit_status=execution.exit_code,
+        stdout=stdout[0] if stdout else None,
+        stderr=stderr[0] if stderr else None,
+        stdout_truncated=(stdout[1] or execution.stdout_cut) if stdout else None,
+        stderr_truncated=(stderr[1] or execution.stderr_cut) if stderr else None,
+        shell_name=execution.shell_name,
+        command=execution.command,
+        lost=execution.lost,
+        create_time_ms=execution.created_at_ms,
+        end_time_ms=execution.ended_at_ms,
+    )
+
+
+def file_path(text: str) -> str:
+    """The `path` of a form, by the rules of FilePath. Raises errors.Invalid."""
+    try:
+        return _path(text)
+    except ValueError as error:
+        raise errors.Invalid(f"cannot upload file: path: {error}") from None
+
+
+def file_view(info: contract.FileInfo) -> FileView:
+    """A file as clients see it."""
+    return FileView(
+        path=info.path,
+        kind=info.kind.value,
+        size=info.size,
+        mode=f"{info.mode:04o}",
+        mtime_ms=int(info.mtime * 1000),
+        uid=info.uid,
+        gid=info.gid,
+    )
