@@ -1,0 +1,233 @@
+"""Every route on one page, with the right that it asks for. `later` has the ones that answer 501.
+
+Owns the table. FastAPI tries routes in this order, so the ones on the hot path come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from corral.api.health import HealthRoutes, HealthView
+from corral.api.routing import MIB, Intake, Route
+from corral.devboxes import wire
+from corral.devboxes.execution_routes import ExecutionRoutes
+from corral.devboxes.routes import DevboxRoutes, FileRoutes
+from corral.http.model import View
+from corral.identity import wire as identity_wire
+from corral.identity.model import Need, Resource, Scope
+from corral.identity.routes import IdentityRoutes
+
+PUBLIC: Final = Need(None)
+READ: Final = Need(Resource.DEVBOXES, Scope.READ)
+WRITE: Final = Need(Resource.DEVBOXES, Scope.WRITE)
+ACCOUNT_READ: Final = Need(Resource.ACCOUNT, Scope.READ)
+ACCOUNT_WRITE: Final = Need(Resource.ACCOUNT, Scope.WRITE)
+
+#: A text of 100 MB as JSON, where a line break takes two bytes.
+TEXT_LIMIT: Final = 128 * MIB
+#: Mounted files of up to 8 MiB in all, escaped.
+CREATE_LIMIT: Final = 16 * MIB
+
+_DEVBOX: Final = "/v1/devboxes/{devbox_id}"
+_EXECUTION: Final = "/v1/devboxes/{devbox_id}/executions/{execution_id}"
+_PAGE: Final = ("limit", "starting_after", "include_total_count")
+_JSON: Final = Intake.JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """The routes' classes of every capability."""
+
+    health: HealthRoutes
+    identity: IdentityRoutes
+    devboxes: DevboxRoutes
+    executions: ExecutionRoutes
+    files: FileRoutes
+
+
+def rows(on: Handlers) -> Iterator[Route]:
+    """The table."""
+    yield from _executions(on.executions)
+    yield from _devboxes(on.devboxes)
+    yield from _files(on.files)
+    yield from _others(on)
+
+
+def _executions(on: ExecutionRoutes) -> Iterator[Route]:
+    # Running a command is the strongest right over a devbox; looking at what was said is reading.
+    view = wire.ExecutionView
+    last = ("last_n",)
+    yield _post(
+        f"{_DEVBOX}/execute", on.execute, WRITE, "execute command", answers=view, query=last, errors=(404,)
+    )
+    yield _post(
+        f"{_DEVBOX}/execute_async", on.execute_async, WRITE, "execute command", answers=view, errors=(404,)
+    )
+    yield _post(
+        f"{_DEVBOX}/execute_sync",
+        on.execute_sync,
+        WRITE,
+        "execute command",
+        answers=wire.ExecutionDetailView,
+        errors=(404, 408),
+    )
+    yield _get(_EXECUTION, on.retrieve, READ, "show execution", answers=view, query=last, errors=(404,))
+    yield _post(
+        f"{_EXECUTION}/wait_for_status",
+        on.wait_for_status,
+        READ,
+        "wait for execution",
+        answers=view,
+        query=last,
+        errors=(404, 408),
+    )
+    yield _stream(
+        f"{_EXECUTION}/stream_stdout_updates", on.stream_stdout_updates, "stream output", wire.OutputView
+    )
+    yield _stream(
+        f"{_EXECUTION}/stream_stderr_updates", on.stream_stderr_updates, "stream output", wire.OutputView
+    )
+    yield _post(f"{_EXECUTION}/kill", on.kill, WRITE, "kill execution", answers=view, errors=(404,))
+    yield _post(
+        f"{_EXECUTION}/send_std_in",
+        on.send_std_in,
+        WRITE,
+        "send to standard input",
+        answers=wire.SendStdInView,
+        errors=(404,),
+        replay=True,
+    )
+    yield _get(
+        f"{_DEVBOX}/executions",
+        on.list,
+        READ,
+        "list executions",
+        answers=wire.ExecutionListView,
+        query=_PAGE,
+        errors=(404,),
+    )
+    yield _post(f"{_DEVBOX}/terminal", on.terminal, WRITE, "open terminal", answers=view, errors=(404,))
+    yield Route(
+        "WEBSOCKET", f"{_EXECUTION}/attach", on.attach, WRITE, "attach to terminal", intake=Intake.SOCKET
+    )
+
+
+def _devboxes(on: DevboxRoutes) -> Iterator[Route]:
+    view = wire.DevboxView
+    create: dict[str, Any] = {
+        "answers": view,
+        "replay": True,
+        "body_limit": CREATE_LIMIT,
+        "errors": (429, 503),
+    }
+    yield _post("/v1/devboxes", on.create, WRITE, "create devbox", **create)
+    yield _post(
+        "/v1/devboxes/create_and_await_running", on.create_and_await_running, WRITE, "create devbox", **create
+    )
+    filters = ("status", "name", "metadata[", *_PAGE)
+    yield _get("/v1/devboxes", on.list, READ, "list devboxes", answers=wire.DevboxListView, query=filters)
+    yield _stream("/v1/devboxes/evictions/watch", on.watch_evictions, "watch evictions", wire.EvictionView)
+    yield _get(_DEVBOX, on.retrieve, READ, "show devbox", answers=view, errors=(404,))
+    yield _post(_DEVBOX, on.update, WRITE, "update devbox", answers=view, errors=(404,))
+    yield _post(
+        f"{_DEVBOX}/wait_for_status",
+        on.wait_for_status,
+        READ,
+        "wait for devbox",
+        answers=view,
+        errors=(404, 408),
+    )
+    yield _post(
+        f"{_DEVBOX}/shutdown",
+        on.shutdown,
+        WRITE,
+        "shut down devbox",
+        answers=view,
+        query=("force",),
+        errors=(404,),
+    )
+    yield _post(
+        f"{_DEVBOX}/keep_alive", on.keep_alive, WRITE, "keep devbox alive", answers=dict, errors=(404,)
+    )
+    yield _get(f"{_DEVBOX}/usage", on.usage, READ, "show usage", answers=wire.UsageView, errors=(404,))
+    one = ("execution_id", "shell_name")
+    yield _get(
+        f"{_DEVBOX}/logs", on.logs, READ, "show logs", answers=wire.LogListView, query=one, errors=(404,)
+    )
+
+
+def _files(on: FileRoutes) -> Iterator[Route]:
+    # Files may hold secrets, and opening one runs in the box: reading them takes the right to use the devbox.
+    done = wire.ExecutionDetailView
+    yield _post(
+        f"{_DEVBOX}/read_file_contents",
+        on.read_file_contents,
+        WRITE,
+        "read file",
+        media_type="text/plain",
+        errors=(404, 413),
+    )
+    write: dict[str, Any] = {"answers": done, "body_limit": TEXT_LIMIT, "errors": (404,)}
+    yield _post(f"{_DEVBOX}/write_file_contents", on.write_file_contents, WRITE, "write file", **write)
+    yield _post(f"{_DEVBOX}/write_file", on.write_file_contents, WRITE, "write file", **write)
+    yield Route(
+        "POST",
+        f"{_DEVBOX}/upload_file",
+        on.upload_file,
+        WRITE,
+        "upload file",
+        intake=Intake.STREAM,
+        answers=dict,
+        errors=(404, 413),
+    )
+    yield _post(
+        f"{_DEVBOX}/download_file",
+        on.download_file,
+        WRITE,
+        "download file",
+        media_type="application/octet-stream",
+        errors=(404,),
+    )
+    yield _post(
+        f"{_DEVBOX}/list_files", on.list_files, WRITE, "list files", answers=wire.FileListView, errors=(404,)
+    )
+
+
+def _others(on: Handlers) -> Iterator[Route]:
+    yield _get("/healthz", on.health.healthz, PUBLIC, "check health", answers=HealthView, errors=(503,))
+    yield _get(
+        "/v1/accounts/me", on.identity.me, ACCOUNT_READ, "show account", answers=identity_wire.AccountView
+    )
+    yield _post(
+        "/v1/apikeys",
+        on.identity.create_key,
+        ACCOUNT_WRITE,
+        "create API key",
+        answers=identity_wire.KeyView,
+        replay=True,
+    )
+
+
+def _get(path: str, handler: Any, need: Need, does: str, **more: Any) -> Route:
+    return Route("GET", path, handler, need, does, **more)
+
+
+def _post(path: str, handler: Any, need: Need, does: str, **more: Any) -> Route:
+    return Route("POST", path, handler, need, does, intake=_JSON, **more)
+
+
+def _stream(path: str, handler: Any, does: str, answers: type[View]) -> Route:
+    query = ("offset",) if "{execution_id}" in path else ()
+    return Route(
+        "GET",
+        path,
+        handler,
+        READ,
+        does,
+        query=query,
+        answers=answers,
+        media_type="text/event-stream",
+        errors=(404,),
+    )

@@ -1,0 +1,248 @@
+"""The composition root: builds every part of a server, starts them in order, and stops them in the reverse order.
+
+Owns the process: signals, the lock on the data folder, the exit code. Must not hold a rule of any part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import platform
+import resource
+import shutil
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+import uvloop
+
+import corral
+from corral.api import app, serve
+from corral.core import errors, events, log
+from corral.core.clock import SystemClock
+from corral.core.ids import Ids
+from corral.core.settings import RuntimeName, Settings
+from corral.core.store import engine, migrate
+from corral.core.store.lock import FolderLock
+from corral.core.store.store import Store
+from corral.core.tasks import TaskOwner
+from corral.devboxes import deadlines, service
+from corral.devboxes.controller import Controller
+from corral.devboxes.followers import Followers
+from corral.devboxes.lifecycle import Images, Lifecycle, Rules
+from corral.devboxes.vitals import Vitals
+from corral.identity.service import Identity
+from corral.images import service as images
+from corral.runtime.contract import MIB, HostUnfit, Layer, Runtime
+from corral.runtime.fake import FakeHost, FakeRuntime
+from corral.runtime.oci.driver import OciRuntime
+from corral.runtime.oci.settings import OciSettings
+
+#: With less room than this on the data folder's disk no new box is promised.
+LEAST_FREE: Final = 256 * MIB
+
+#: Seconds that one question of the health check may take.
+_PROBE_LIMIT_S: Final = 5.0
+
+_ARCHITECTURES: Final = {"aarch64": "arm64", "arm64": "arm64"}
+
+
+def main(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code. Standard error tells what the host lacks."""
+    log.configure(format=settings.log_format, level=settings.log_level)
+    try:
+        return uvloop.run(Daemon(settings).run())
+    except (errors.CorralError, HostUnfit) as problem:
+        sys.stderr.write(f"corral: {problem.message}{_remedy(problem)}\n")
+        return 1
+
+
+def _remedy(problem: errors.CorralError | HostUnfit) -> str:
+    return f"; {problem.remedy}" if isinstance(problem, HostUnfit) else ""
+
+
+def oci_settings(settings: Settings) -> OciSettings:
+    """What the OCI driver is told; `corral doctor` looks at the host by the same."""
+    return OciSettings(
+        data=settings.data,
+        guest=settings.guest or _built_guest(),
+        oci_runtime=settings.oci_runtime,
+        host_services=settings.host_services,
+        layer_roots=(settings.images,),
+    )
+
+
+def _built_guest() -> Path:
+    """Where `make` of a source tree puts the guest."""
+    return Path(corral.__file__).resolve().parents[2] / "guest" / "dist" / "corral-guest"
+
+
+@dataclass(frozen=True, slots=True)
+class _NoLayers:
+    layers: tuple[Layer, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class Daemon:
+    """One server. `make_…` are separate so that tests can put their own part in the place of one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.clock = SystemClock()
+        self._log = log.get("daemon")
+        self._stop = asyncio.Event()
+
+    # -- parts
+
+    def make_store(self, database: sa.Engine, feed: events.Feed) -> Store:
+        """The store on a migrated database."""
+        return Store(database, feed, readers=self.settings.store_readers)
+
+    def make_runtime(self, undo: contextlib.AsyncExitStack) -> tuple[Runtime, Images]:
+        """The runtime, not started, and the images that its boxes are made of."""
+        if self.settings.runtime is RuntimeName.FAKE:
+            host = undo.enter_context(FakeHost(self.settings.data / "fake"))
+            return FakeRuntime(host, clock=self.clock), NoImages()
+        return OciRuntime(oci_settings(self.settings), clock=self.clock), images.Images(self.settings.images)
+
+    # -- life
+
+    async def run(self) -> int:
+        """Start, serve until told to stop, stop. Raises what prevents the start."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        async with contextlib.AsyncExitStack() as undo:
+            ends = await self._start(undo)
+            stop = asyncio.ensure_future(self._stop.wait())
+            undo.callback(stop.cancel)
+            await asyncio.wait([stop, *ends], return_when=asyncio.FIRST_COMPLETED)
+            for end in ends:
+                if end.done():
+                    self._log.error("part ended by itself", part=end.get_name(), exc_info=end.exception())
+                    return 1
+            self._log.info("stopping")
+        return 0
+
+    async def _start(self, undo: contextlib.AsyncExitStack) -> Sequence[asyncio.Task[None]]:
+        """Start every part, each with its undo; return the tasks that must not end before the server does."""
+        settings, clock = self.settings, self.clock
+        _raise_open_files()
+        lock = FolderLock(settings.data)
+        lock.acquire()
+        undo.callback(lock.release)
+        database = engine.open_sqlite(settings.data / "corral.db", settings.durability)
+        await asyncio.to_thread(migrate.upgrade, database)
+        feed = events.Feed()
+        store = self.make_store(database, feed)
+        undo.push_async_callback(store.close)
+        runtime, available = self.make_runtime(undo)
+        await runtime.start()
+        undo.push_async_callback(runtime.close)
+
+        ids, vitals = Ids(clock), Vitals(clock)
+        identity = Identity(store, clock, ids)
+        key = await identity.ensure_first_key(settings.data / "api-key", settings.api_key)
+        followers = Followers(store, runtime, vitals, clock=clock, ids=ids, output_limit=settings.output_limit)
+        undo.push_async_callback(followers.close)
+        await followers.resume()
+        lifecycle = Lifecycle(store, runtime, available, followers, vitals, clock=clock, rules=self._rules())
+        controller = Controller(
+            store,
+            feed,
+            runtime,
+            lifecycle,
+            vitals,
+            clock=clock,
+            resync_s=settings.resync_s,
+            keep_output_s=settings.keep_output_s,
+        )
+        owner = TaskOwner("daemon")
+        undo.push_async_callback(owner.close)
+        controlling = owner.spawn(controller.run(), name="controller")
+
+        executions = service.Executions(store, runtime, followers, vitals, clock)
+        gate = app.build(
+            store=store,
+            clock=clock,
+            identity=identity,
+            devboxes=service.Devboxes(store, feed, executions, vitals, clock=clock, ids=ids),
+            executions=executions,
+            files=service.Files(store, runtime, vitals),
+            health=Health(settings.data, store, runtime, available).reasons,
+            architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
+        )
+        listener = serve.Listener(gate, settings.host, settings.port)
+        undo.push_async_callback(listener.stop, settings.shutdown_grace_s)
+        await listener.start()
+        self._greet(key)
+        return [controlling, owner.spawn(listener.wait(), name="listener")]
+
+    def _rules(self) -> Rules:
+        settings = self.settings
+        return Rules(
+            limits=deadlines.Limits(settings.provisioning_limit_s, settings.initializing_limit_s),
+            starts_at_once=settings.starts_at_once,
+            stops_at_once=settings.stops_at_once,
+            booted_at_ms=self.clock.booted_at_ms(),
+        )
+
+    def _greet(self, key: str | None) -> None:
+        self._log.info("serving", listen=self.settings.listen, data=str(self.settings.data))
+        if key is not None:
+            sys.stdout.write(f"first API key, shown once and kept in {self.settings.data}/api-key: {key}\n")
+            sys.stdout.flush()
+
+
+class NoImages:
+    """For the runtime that needs none: every name is an image without layers."""
+
+    def resolve(self, name: str | None = None) -> _NoLayers:
+        return _NoLayers()
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether boxes can be created."""
+
+    data: Path
+    store: Store
+    runtime: Runtime
+    images: Images
+
+    async def reasons(self) -> Sequence[str]:
+        """Why not, each with its remedy; nothing when they can."""
+        found: list[str] = []
+        free = shutil.disk_usage(self.data).free
+        if free < LEAST_FREE:
+            found.append(
+                f"cannot create boxes: {free // MIB} MiB are free for {self.data}; free {LEAST_FREE // MIB} MiB"
+            )
+        for ask in (self._store_writes, self._runtime_answers, self._image_is_there):
+            try:
+                async with asyncio.timeout(_PROBE_LIMIT_S):
+                    await ask()
+            except TimeoutError:
+                found.append(f"cannot create boxes: {ask.__name__.strip('_').replace('_', ' ')}: no answer in time")
+            except (errors.CorralError, HostUnfit) as problem:
+                found.append(problem.message + _remedy(problem))
+        return found
+
+    async def _store_writes(self) -> None:
+        await self.store.write(lambda _connection: None)
+
+    async def _runtime_answers(self) -> None:
+        await self.runtime.boxes()
+
+    async def _image_is_there(self) -> None:
+        self.images.resolve(None)
+
+
+def _raise_open_files() -> None:
+    """Every box costs the server a descriptor, every connection one: take what the host allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

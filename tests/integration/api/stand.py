@@ -1,0 +1,146 @@
+"""The whole server in this process: real store, real services, real listener; boxes of the fake runtime.
+
+Owns the wiring for tests that look into the server while they talk to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from corral.api import app, serve
+from corral.api.gate import Gate
+from corral.core import events
+from corral.core.clock import SystemClock
+from corral.core.ids import Ids
+from corral.core.settings import Durability
+from corral.core.store import engine as engines
+from corral.core.store import migrate
+from corral.core.store.schema import METADATA
+from corral.core.store.store import Store
+from corral.devboxes.controller import Controller
+from corral.devboxes.deadlines import Limits
+from corral.devboxes.followers import Followers
+from corral.devboxes.lifecycle import Lifecycle, Rules
+from corral.devboxes.service import Devboxes, Executions, Files
+from corral.devboxes.vitals import Vitals
+from corral.identity.service import Identity
+from corral.runtime.contract import MIB, Layer
+from corral.runtime.fake import FakeHost, FakeRuntime
+from tests.harness.server import free_port
+
+
+@dataclass(frozen=True)
+class NoImage:
+    """An image of no layers: fake boxes have none."""
+
+    layers: tuple[Layer, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def resolve(self, name: str | None = None) -> NoImage:
+        return self
+
+
+@dataclass
+class Stand:
+    """A server that listens on `url`. `client` sends the first key with every request."""
+
+    url: str
+    key: str
+    client: httpx.AsyncClient
+    gate: Gate
+    listener: serve.Listener
+    identity: Identity
+    store: Store
+    host: FakeHost
+    reasons: list[str]
+
+    async def devbox(self, **body: Any) -> str:
+        """The id of a new devbox that runs."""
+        answer = await self.client.post("/v1/devboxes/create_and_await_running", json=body)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["status"] == "running", answer.text
+        return str(answer.json()["id"])
+
+    async def run(self, devbox_id: str, command: str, **query: Any) -> dict[str, Any]:
+        """The view of a command that has ended."""
+        answer = await self.client.post(f"/v1/devboxes/{devbox_id}/execute", json={"command": command}, params=query)
+        assert answer.status_code == 200, answer.text
+        view: dict[str, Any] = answer.json()
+        assert view["status"] == "completed"
+        return view
+
+    async def second_account(self) -> str:
+        """A key of an account that has nothing."""
+        key = "ak_" + "s" * 40
+        rows = {
+            "accounts": {"id": "acc_second", "name": "second", "created_at_ms": 1},
+            "api_keys": {
+                "id": "key_second", "account_id": "acc_second", "name": "", "created_at_ms": 1,
+                "digest": hashlib.sha256(key.encode()).digest(),
+            },
+        }  # fmt: skip
+        await self.store.write(lambda one: [one.execute(METADATA.tables[name].insert(), row) for name, row in rows.items()])
+        return key
+
+    def waits(self) -> int:
+        """Requests that the server is at work on."""
+        return len(self.gate.tasks)
+
+
+@contextlib.asynccontextmanager
+async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
+    """Start a server on `folder` and `host`; stop it at the end, as SIGTERM would."""
+    clock = SystemClock()
+    ids = Ids(clock)
+    engine = engines.open_sqlite(folder / "corral.db", Durability.CRASH)
+    await asyncio.to_thread(migrate.upgrade, engine)
+    feed = events.Feed()
+    store = Store(engine, feed)
+    runtime = FakeRuntime(host)
+    await runtime.start()
+    vitals = Vitals(clock)
+    followers = Followers(store, runtime, vitals, clock=clock, ids=ids, output_limit=64 * MIB)
+    executions = Executions(store, runtime, followers, vitals, clock)
+    rules = Rules(limits=Limits(provisioning_s=30, initializing_s=30), starts_at_once=8, stops_at_once=8)
+    lifecycle = Lifecycle(store, runtime, NoImage(), followers, vitals, clock=clock, rules=rules)
+    controller = Controller(store, feed, runtime, lifecycle, vitals, clock=clock, resync_s=5, keep_output_s=3600)
+    identity = Identity(store, clock, ids)
+    key = await identity.ensure_first_key(folder / "api-key") or (folder / "api-key").read_text().strip()
+    reasons: list[str] = []
+
+    async def health() -> list[str]:
+        return reasons
+
+    gate = app.build(
+        store=store,
+        clock=clock,
+        identity=identity,
+        devboxes=Devboxes(store, feed, executions, vitals, clock=clock, ids=ids),
+        executions=executions,
+        files=Files(store, runtime, vitals),
+        health=health,
+        architecture="x86_64",
+    )
+    port = free_port()
+    listener = serve.Listener(gate, "127.0.0.1", port)
+    url = f"http://127.0.0.1:{port}"
+    working = asyncio.create_task(controller.run())
+    await listener.start()
+    try:
+        async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30) as client:
+            yield Stand(url, key, client, gate, listener, identity, store, host, reasons)
+    finally:
+        await listener.stop(grace_s=2)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        await followers.close()
+        await runtime.close()
+        await store.close()

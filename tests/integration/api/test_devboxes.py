@@ -1,0 +1,160 @@
+"""Devboxes over HTTP: their life, lists and waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tests.integration.api.stand import Stand
+
+
+async def test_a_devbox_is_created_runs_and_is_shut_down(stand: Stand) -> None:
+    answer = await stand.client.post("/v1/devboxes", json={"name": "one", "metadata": {"a": "b"}})
+    assert answer.status_code == 200
+    view = answer.json()
+    assert view["status"] in {"provisioning", "initializing", "running"}
+    assert (view["name"], view["metadata"], view["capabilities"]) == ("one", {"a": "b"}, [])
+    assert "tunnel" not in view
+    waited = await stand.client.post(
+        f"/v1/devboxes/{view['id']}/wait_for_status", json={"statuses": ["running", "failure"], "timeout_seconds": 20.0}
+    )
+    assert waited.json()["status"] == "running"
+    assert [step["status"] for step in waited.json()["state_transitions"]][:1] == ["provisioning"]
+    ended = await stand.client.post(f"/v1/devboxes/{view['id']}/shutdown")
+    assert (ended.json()["status"], ended.json()["shutdown_reason"]) == ("shutdown", "api_shutdown")
+    again = await stand.client.post(f"/v1/devboxes/{view['id']}/shutdown", json={})
+    assert again.json() == ended.json()
+    assert (await stand.client.get(f"/v1/devboxes/{view['id']}")).json() == ended.json()
+
+
+async def test_create_and_await_running_answers_when_the_devbox_runs(stand: Stand) -> None:
+    assert await stand.devbox()
+
+
+@pytest.mark.slow
+async def test_create_and_await_running_answers_with_the_booting_view_after_its_hold(stand: Stand) -> None:
+    with stand.host.held("create"):
+        begun = time.monotonic()
+        answer = await stand.client.post("/v1/devboxes/create_and_await_running", json={})
+        assert 18 < time.monotonic() - begun < 25
+        assert (answer.status_code, answer.json()["status"]) == (200, "provisioning")
+
+
+async def test_a_wait_answers_408_after_its_time_and_never_with_another_status(stand: Stand) -> None:
+    devbox_id = await stand.devbox()
+    begun = time.monotonic()
+    answer = await stand.client.post(
+        f"/v1/devboxes/{devbox_id}/wait_for_status", json={"statuses": ["suspended", "failure"], "timeout_seconds": 0.5}
+    )
+    assert 0.4 < time.monotonic() - begun < 5
+    assert answer.status_code == 408
+    assert answer.json()["kind"] == "timed-out"
+    assert answer.headers["x-should-retry"] == "true"
+
+
+async def test_a_wait_ends_when_the_devbox_ends(stand: Stand) -> None:
+    devbox_id = await stand.devbox()
+    body = {"statuses": ["shutdown", "failure"], "timeout_seconds": 20}
+    waiting = asyncio.create_task(stand.client.post(f"/v1/devboxes/{devbox_id}/wait_for_status", json=body))
+    await asyncio.sleep(0.1)
+    await stand.client.post(f"/v1/devboxes/{devbox_id}/shutdown")
+    assert (await waiting).json()["status"] == "shutdown"
+
+
+async def test_a_client_that_leaves_a_wait_leaves_nothing_behind(stand: Stand) -> None:
+    devbox_id = await stand.devbox()
+    await stand.client.get("/healthz")
+    before = len(asyncio.all_tasks())
+    body = {"statuses": ["failure"], "timeout_seconds": 25}
+    waiting = [
+        asyncio.create_task(stand.client.post(f"/v1/devboxes/{devbox_id}/wait_for_status", json=body)) for _ in range(5)
+    ]
+    await asyncio.sleep(0.2)
+    assert stand.waits() == 5
+    for one in waiting:
+        one.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    for _ in range(100):
+        await asyncio.sleep(0.02)
+        if stand.waits() == 0 and len(asyncio.all_tasks()) <= before:
+            return
+    raise AssertionError([task.get_name() for task in asyncio.all_tasks()])
+
+
+async def test_lists_are_pages_newest_first(stand: Stand) -> None:
+    ids = [(await stand.client.post("/v1/devboxes", json={"name": f"n{n % 2}"})).json()["id"] for n in range(5)]
+    ids.reverse()
+    first = (await stand.client.get("/v1/devboxes", params={"limit": 2})).json()
+    assert [one["id"] for one in first["devboxes"]] == ids[:2]
+    assert (first["has_more"], first["total_count"]) == (True, 5)
+    rest = await stand.client.get(
+        "/v1/devboxes", params={"limit": 3, "starting_after": ids[1], "include_total_count": "false"}
+    )
+    assert [one["id"] for one in rest.json()["devboxes"]] == ids[2:]
+    assert rest.json()["has_more"] is False
+    assert "total_count" not in rest.json()
+    named = (await stand.client.get("/v1/devboxes", params={"name": "n1"})).json()
+    assert [one["id"] for one in named["devboxes"]] == [ids[1], ids[3]]
+
+
+async def test_lists_are_filtered_by_status_and_metadata(stand: Stand) -> None:
+    ids = [
+        (await stand.client.post("/v1/devboxes", json={"metadata": {"team": team, "n": "1"}})).json()["id"]
+        for team in ("red", "blue", "green")
+    ]
+
+    async def found(query: str) -> list[str]:
+        answer = await stand.client.get(f"/v1/devboxes?{query}")
+        assert answer.status_code == 200, answer.text
+        return [one["id"] for one in answer.json()["devboxes"]]
+
+    assert await found("metadata[team]=red") == [ids[0]]
+    assert await found("metadata%5Bteam%5D=red&metadata[n]=1") == [ids[0]]
+    assert await found("metadata[team][in]=red,blue") == [ids[1], ids[0]]
+    assert await found("metadata[team]=none") == []
+    assert await found("status=suspended") == []
+    await stand.client.post(f"/v1/devboxes/{ids[0]}/shutdown")
+    assert await found("status=shutdown") == [ids[0]]
+
+
+async def test_an_update_changes_what_is_sent_and_clears_what_is_empty(stand: Stand) -> None:
+    devbox_id = (await stand.client.post("/v1/devboxes", json={"name": "a", "metadata": {"k": "v"}})).json()["id"]
+    renamed = (await stand.client.post(f"/v1/devboxes/{devbox_id}", json={"name": "b"})).json()
+    assert (renamed["name"], renamed["metadata"]) == ("b", {"k": "v"})
+    cleared = (await stand.client.post(f"/v1/devboxes/{devbox_id}", json={"name": "", "metadata": {}})).json()
+    assert cleared["metadata"] == {}
+    assert "name" not in cleared
+
+
+async def test_usage_logs_and_keep_alive_answer(stand: Stand) -> None:
+    devbox_id = await stand.devbox(launch_parameters={"resource_size_request": "X_SMALL"})
+    await stand.run(devbox_id, "echo from-the-command")
+    usage = (await stand.client.get(f"/v1/devboxes/{devbox_id}/usage")).json()
+    assert (usage["id"], usage["status"]) == (devbox_id, "running")
+    assert {"total_elapsed_seconds", "total_active_seconds", "vcpu_seconds", "disk_gb_seconds"} <= usage.keys()
+    logs = (await stand.client.get(f"/v1/devboxes/{devbox_id}/logs")).json()["logs"]
+    assert any("from-the-command" in line.get("message", "") and line["source"] == "exec" for line in logs)
+    assert (await stand.client.post(f"/v1/devboxes/{devbox_id}/keep_alive")).json() == {}
+
+
+async def test_the_eviction_stream_is_open_and_silent(stand: Stand) -> None:
+    async with stand.client.stream("GET", "/v1/devboxes/evictions/watch") as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        async for line in answer.aiter_lines():
+            assert line.startswith(":")
+            break
+
+
+async def test_another_account_sees_nothing_of_this_one(stand: Stand) -> None:
+    devbox_id = await stand.devbox()
+    key = await stand.second_account()
+    other = {"authorization": f"Bearer {key}"}
+    assert (await stand.client.get("/v1/devboxes", headers=other)).json()["devboxes"] == []
+    assert (await stand.client.get(f"/v1/devboxes/{devbox_id}", headers=other)).status_code == 404
+    body = {"command": "true"}
+    denied = await stand.client.post(f"/v1/devboxes/{devbox_id}/execute", json=body, headers=other)
+    assert denied.status_code == 404
+    assert (await stand.client.post(f"/v1/devboxes/{devbox_id}/shutdown", headers=other)).status_code == 404
+    assert (await stand.client.get(f"/v1/devboxes/{devbox_id}")).json()["status"] == "running"
