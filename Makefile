@@ -1,0 +1,54 @@
+# `make` lists the targets. Everything installs what it needs first, once: see tools/setup.sh.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Programs of the environment come first: the tests call `corral`, `node` and `npm` by name.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+PYTHON := .venv/bin/python
+ARGS ?=
+
+.PHONY: help setup setup-test demo test check bench serve conformance fmt lock clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
+	  printf '  make %-12s %s\n' "$$target" "$$text"; done
+
+setup: ## Make this machine ready: packages, Python environment, guest, default image (as root)
+	@tools/setup.sh run
+
+setup-test:
+	@tools/setup.sh test
+
+demo: setup ## A real agent mends a real library in a devbox
+	@$(PYTHON) -m examples.main_job $(ARGS)
+
+test: setup-test ## Run all tests (ARGS="-k name" for some)
+	@tools/test.sh $(ARGS)
+
+check: setup-test ## Format, lint, types, style tests
+	@tools/check.sh
+
+bench: setup-test ## Measure raw crun, Corral and Docker side by side
+	@$(PYTHON) -m bench $(ARGS)
+
+serve: setup ## Start the server (ARGS="--listen HOST:PORT --data DIR")
+	@exec .venv/bin/corral serve $(ARGS)
+
+conformance: setup ## Show that the runtime on this host keeps its contract
+	@.venv/bin/corral conformance $(ARGS)
+
+fmt: setup-test ## Format all sources
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix --exit-zero --quiet .
+	@cargo fmt --manifest-path guest/Cargo.toml
+
+lock: ## Choose the newest versions of all Python dependencies (tools/constraints.txt)
+	@tools/lock.sh
+
+clean: ## Remove what was built in this tree; images and data folders stay
+	rm -rf .venv .make guest/target guest/dist bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

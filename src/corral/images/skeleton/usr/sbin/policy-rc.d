@@ -1,0 +1,3 @@
+#!/bin/sh
+# Packages start no services when they are installed: a box has no init system.
+exit 101

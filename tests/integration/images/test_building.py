@@ -1,0 +1,104 @@
+"""A real build of a small flavour: what it makes, what a second one does, and what is left when one is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from corral.core import errors
+from corral.images import build, stock, store
+from corral.images.build import Step
+from corral.images.store import ImageStore
+
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(180)]
+
+SMALL = stock.Flavour("small", "bookworm", ("ca-certificates",), env={"LANG": "C.UTF-8"})
+
+BUILD = """
+import pathlib, sys
+from corral.images import build, stock, store
+flavour = stock.Flavour("small", "bookworm", ("ca-certificates",))
+build.build(store.ImageStore(pathlib.Path(sys.argv[1])), flavour, lambda step: print(step.text, flush=True))
+"""
+
+
+def test_a_build_makes_a_whole_image_and_the_next_has_nothing_to_do(tmp_path: Path) -> None:
+    images, steps = ImageStore(tmp_path), list[Step]()
+    built = build.build(images, SMALL, steps.append)
+    assert built == images.current("small")
+    assert (built.rootfs / "home/user/.bashrc").stat().st_uid == 1000
+    assert {"bash", "ca-certificates", "dpkg"} <= built.manifest.packages.keys()
+    assert store.digest_tree(built.rootfs)[0] == built.manifest.digest
+    assert {"installing packages", "computing the digest"} <= {step.text for step in steps}
+    steps.clear()
+    assert build.build(images, SMALL, steps.append) == built
+    assert steps == []
+
+
+def mounts_below(path: Path) -> list[str]:
+    return [line for line in Path("/proc/mounts").read_text().splitlines() if str(path) in line]
+
+
+def processes_that_name(path: Path) -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # it has ended
+        if str(path) in words:
+            found.append(words)
+    return found
+
+
+def test_a_killed_build_takes_its_processes_and_mounts_along(tmp_path: Path) -> None:
+    target = tmp_path / "images"
+    child = subprocess.Popen([sys.executable, "-c", BUILD, str(target)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    for line in child.stdout:
+        if line.startswith("setting up"):
+            break
+    assert processes_that_name(target)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait(10)
+    child.stdout.close()
+    deadline = time.monotonic() + 10
+    while processes_that_name(target) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_that_name(target) == []
+    assert mounts_below(target) == []
+    assert ImageStore(target).current("small") is None
+
+
+def test_a_mirror_that_does_not_answer_fails_with_the_cause_and_the_log(tmp_path: Path) -> None:
+    with pytest.raises(errors.Unavailable, match=r"cannot build image small: .*see .*build\.log") as failure:
+        build.build(ImageStore(tmp_path), SMALL, lambda step: None, mirror="http://127.0.0.1:9/debian")
+    assert "Could not connect" in failure.value.message
+    assert ImageStore(tmp_path).names() == []
+    assert sorted(path.name for path in (tmp_path / "small").iterdir()) == [".lock", "build.log"]
+
+
+def corral(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("corral")
+    return subprocess.run([program, "image", *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_lists_images_as_json(default_image: store.Stored) -> None:
+    done = corral("list", "--json", "--images", str(default_image.path.parents[1]))
+    assert done.returncode == 0, done.stderr
+    (facts,) = [image for image in json.loads(done.stdout) if image["name"] == stock.DEFAULT]
+    assert facts["digest"] == default_image.manifest.digest
+    assert facts["size"] > 100e6
+
+
+def test_the_command_refuses_an_unknown_recipe_in_one_line(tmp_path: Path) -> None:
+    done = corral("build", "arch", "--images", str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "corral: cannot build image arch: there is no such recipe, there are debian-12\n"
