@@ -1,0 +1,223 @@
+"""One devbox: its state, its commands, its files, its end."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from corral_sdk import _ids, _tar, errors
+from corral_sdk._async.execution import HOLD_S, AsyncExecution, AsyncOutput
+from corral_sdk._async.files import AsyncFiles, Progress
+from corral_sdk._async.terminal import AsyncTerminal
+from corral_sdk._async.transport import AsyncTransport, Call
+from corral_sdk.models import ENDED, DevboxInfo, ExecResult, ExecutionInfo, LogEntry, TerminalSize
+
+
+class AsyncDevbox:
+    """A handle on one devbox. `info` is what the server last said about it; `files` reads and writes single files."""
+
+    def __init__(self, transport: AsyncTransport, info: DevboxInfo) -> None:
+        self._transport = transport
+        self.info = info
+        self._path = f"/v1/devboxes/{info.id}"
+        self.files = AsyncFiles(transport, info.id)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} {self.status}>"
+
+    @property
+    def id(self) -> str:
+        """Its id, `dbx_…`."""
+        return self.info.id
+
+    @property
+    def name(self) -> str | None:
+        """The name that its maker gave it."""
+        return self.info.name
+
+    @property
+    def status(self) -> str:
+        """What the server last said: provisioning, initializing, running, failure or shutdown."""
+        return self.info.status
+
+    async def refresh(self) -> DevboxInfo:
+        """Ask the server how it stands."""
+        self.info = DevboxInfo.from_wire(await self._transport.json(Call("GET", self._path)))
+        return self.info
+
+    async def wait(self, *statuses: str, timeout_s: float = 300) -> DevboxInfo:
+        """Return when it is in one of `statuses` ("running" unless given).
+
+        Raises Ended when it has ended in another one, TimedOut after `timeout_s` seconds.
+        """
+        wanted = frozenset(statuses or ("running",))
+        deadline = time.monotonic() + timeout_s
+        body = {"statuses": sorted(wanted | ENDED)}
+        while self.info.status not in wanted:
+            if self.info.has_ended:
+                raise errors.Ended(f"cannot wait for devbox {self.id}: {describe_end(self.info)}")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise errors.TimedOut(
+                    f"cannot wait longer for devbox {self.id}: it is {self.status} after {timeout_s} s"
+                )
+            hold = min(HOLD_S, max(0.1, left))
+            call = Call(
+                "POST",
+                f"{self._path}/wait_for_status",
+                json=body | {"timeout_seconds": hold},
+                timeout_s=hold + 10.0,
+            )
+            try:
+                self.info = DevboxInfo.from_wire(await self._transport.json(call))
+            except errors.TimedOut:
+                await self.refresh()
+        return self.info
+
+    async def shutdown(self) -> DevboxInfo:
+        """End it, whatever state it is in. It and its disk are gone; its record and its logs stay."""
+        self.info = DevboxInfo.from_wire(await self._transport.json(Call("POST", f"{self._path}/shutdown", json={})))
+        return self.info
+
+    async def keep_alive(self) -> None:
+        """Start its idle time anew. Raises WrongState when it does not run."""
+        await self._transport.json(Call("POST", f"{self._path}/keep_alive", json={}))
+
+    # -- commands
+
+    async def exec(self, command: str, *, shell: str | None = None, timeout_s: float | None = None) -> ExecResult:
+        """Run a command line with `bash -l` in the home folder and return its exit code and whole output.
+
+        Commands of the same `shell` name share working folder and environment and run one after another. After
+        `timeout_s` seconds TimedOut is raised; the command goes on.
+        """
+        command_id = _ids.command_id()
+        hold = HOLD_S if timeout_s is None else max(0, min(HOLD_S, int(timeout_s)))
+        started = time.monotonic()
+        body: dict[str, object] = {"command": command, "command_id": command_id, "optimistic_timeout": hold}
+        if shell is not None:
+            body["shell_name"] = shell
+        call = Call("POST", f"{self._path}/execute", json=body, timeout_s=hold + 30.0)
+        execution = AsyncExecution(self._transport, ExecutionInfo.from_wire(await self._transport.json(call)))
+        left = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - started))
+        return await execution.result(left)
+
+    async def start(
+        self,
+        command: str,
+        *,
+        shell: str | None = None,
+        stdin: bool = False,
+    ) -> AsyncExecution:
+        """Start a command line and return at once. With `stdin` its input stays open for `send_stdin`."""
+        body: dict[str, object] = {"command": command, "attach_stdin": stdin}
+        if shell is not None:
+            body["shell_name"] = shell
+        wire = await self._transport.json(Call("POST", f"{self._path}/execute_async", json=body))
+        return AsyncExecution(self._transport, ExecutionInfo.from_wire(wire))
+
+    def exec_stream(self, command: str, *, shell: str | None = None) -> AsyncOutput:
+        """Run a command line and iterate over its output as it comes; see AsyncOutput."""
+        return AsyncOutput(self, command, shell)
+
+    async def execution(self, execution_id: str) -> AsyncExecution:
+        """Return a command that was started before. Raises NotFound."""
+        wire = await self._transport.json(Call("GET", f"{self._path}/executions/{execution_id}"))
+        return AsyncExecution(self._transport, ExecutionInfo.from_wire(wire))
+
+    async def executions(self, *, page_size: int = 100) -> AsyncIterator[ExecutionInfo]:
+        """Yield the commands that were started in it, newest first."""
+        call = Call("GET", f"{self._path}/executions", params={"limit": str(page_size)})
+        async for wire in self._transport.pages(call, "executions", "execution_id"):
+            yield ExecutionInfo.from_wire(wire)
+
+    async def logs(self, *, execution_id: str | None = None) -> list[LogEntry]:
+        """Return its log, oldest first; works after its end too."""
+        params = {"execution_id": execution_id} if execution_id else {}
+        answer = await self._transport.json(Call("GET", f"{self._path}/logs", params=params))
+        entries = answer.get("logs")
+        if not isinstance(entries, list):
+            raise errors.BadAnswer(f"cannot understand logs of devbox {self.id}: the answer has no list of them")
+        return [LogEntry.from_wire(wire) for wire in entries]
+
+    # -- folders
+
+    async def upload(self, local: Path | str, remote: str, *, on_progress: Progress | None = None) -> None:
+        """Copy a local file, or a folder with all that is in it, to the path `remote`.
+
+        A folder becomes (or is merged into) the folder `remote`. It travels as one archive that is unpacked by the
+        devbox's own `tar`, so for a moment it takes twice its room there.
+        """
+        local = Path(local)
+        if not local.is_dir():
+            await self.files.write(remote, local, on_progress=on_progress)
+            return
+        archive = f"~/.corral-{secrets.token_hex(8)}.tar"
+
+        async def packed() -> AsyncIterator[bytes]:
+            for chunk in _tar.pack(local):
+                yield chunk
+
+        await self.files.write(archive, packed, on_progress=on_progress)
+        target, packed_path = _tar.shell_path(remote), _tar.shell_path(archive)
+        await self._run_tool(
+            f"mkdir -p -- {target} && tar -xf {packed_path} --no-same-owner -C {target}; "
+            f"code=$?; rm -f {packed_path}; exit $code",
+            f"cannot copy folder {local} to {remote} of devbox {self.id}",
+        )
+
+    async def download(self, remote: str, local: Path | str, *, on_progress: Progress | None = None) -> None:
+        """Copy a file, or a folder with all that is in it, from the path `remote` to the path `local`.
+
+        Raises NotFound, and Invalid when the archive of a folder would write outside `local`.
+        """
+        local = Path(local)
+        kind = await self.kind_of(remote)
+        if kind is None:
+            raise errors.NotFound(f"cannot copy {remote} of devbox {self.id}: no such file or folder")
+        if kind == "file":
+            await self.files.fetch(remote, local, on_progress=on_progress)
+            return
+        archive = f"~/.corral-{secrets.token_hex(8)}.tar"
+        packed, folder = _tar.shell_path(archive), _tar.shell_path(remote)
+        failure = f"cannot copy folder {remote} of devbox {self.id}"
+        try:
+            # tar ends with 1 when a file grew while it was read, as logs do: it is in the archive as it was.
+            await self._run_tool(f"tar -cf {packed} -C {folder} . || [ $? -eq 1 ]", failure)
+            with tempfile.TemporaryFile() as file:
+                await self.files.copy_to(archive, file, on_progress=on_progress)
+                file.seek(0)
+                local.mkdir(parents=True, exist_ok=True)
+                _tar.unpack(file, local)
+        finally:
+            await self._run_tool(f"rm -f {packed}", failure)
+
+    async def kind_of(self, remote: str) -> str | None:
+        """Return "folder", "file" (anything else) or None for a path of the devbox."""
+        path = _tar.shell_path(remote)
+        result = await self.exec(f"if [ -d {path} ]; then echo folder; elif [ -e {path} ]; then echo file; fi")
+        kind = result.stdout.strip().splitlines()[-1:]  # a login shell's profile may print before
+        return kind[0] if kind and kind[0] in {"folder", "file"} else None
+
+    async def _run_tool(self, command: str, failure: str) -> None:
+        result = await self.exec(command)
+        if not result.ok:
+            cause = result.stderr.strip() or f"exit code {result.exit_code}"
+            raise errors.Invalid(f"{failure}: {cause}")
+
+    # -- terminals
+
+    def terminal(
+        self, command: str | None = None, *, size: TerminalSize | None = None, attach_to: str | None = None
+    ) -> AsyncTerminal:
+        """Return a terminal of a login shell, of `command`, or of the execution `attach_to`; see AsyncTerminal."""
+        return AsyncTerminal(self._transport, self.id, command, size or TerminalSize(), attach_to)
+
+
+def describe_end(info: DevboxInfo) -> str:
+    """Say in half a sentence how a devbox ended."""
+    why = ": ".join(part for part in (info.reason.replace("_", " "), info.message) if part)
+    return f"it ended in {info.status}{f' ({why})' if why else ''}"

@@ -1,0 +1,168 @@
+# Made from _async/client.py by sdk/tools/generate_sync.py: change that and run it again.
+"""The door of the blocking client: one server, and the devboxes on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+
+from corral_sdk import _config, _retry, errors
+from corral_sdk._sync.devbox import Devbox
+from corral_sdk._sync.transport import Call, Transport
+from corral_sdk.models import DevboxInfo
+
+
+class Devboxes:
+    """The devboxes of the key's account."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def create(
+        self,
+        *,
+        name: str | None = None,
+        size: str | None = None,
+        cpu: float | None = None,
+        memory: int | None = None,
+        disk: int | None = None,
+        env: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        files: Mapping[str, str] | None = None,
+        launch_commands: Sequence[str] = (),
+        entrypoint: str | None = None,
+        keep_alive_s: int | None = None,
+        idle_s: int | None = None,
+        wait: bool = True,
+        timeout_s: float = 300,
+    ) -> Devbox:
+        """Make a devbox and, unless `wait` is False, return when it runs.
+
+        `size` is X_SMALL to XX_LARGE; or give `cpu` in cores, `memory` and `disk` in GiB. `files` maps paths to
+        text that is written before the launch commands run. `keep_alive_s` is its longest life, `idle_s` ends it
+        after so many seconds without activity. Raises Invalid, Exhausted, Unavailable; Ended when it did not come
+        up, TimedOut.
+        """
+        launch: dict[str, object] = {
+            "resource_size_request": size or ("CUSTOM_SIZE" if cpu or memory or disk else None),
+            "custom_cpu_cores": cpu,
+            "custom_gb_memory": memory,
+            "custom_disk_size": disk,
+            "launch_commands": list(launch_commands) or None,
+            "keep_alive_time_seconds": keep_alive_s,
+            "after_idle": None if idle_s is None else {"idle_time_seconds": idle_s, "on_idle": "shutdown"},
+        }
+        body: dict[str, object] = {
+            "name": name,
+            "entrypoint": entrypoint,
+            "environment_variables": dict(env) if env else None,
+            "metadata": dict(metadata) if metadata else None,
+            "file_mounts": dict(files) if files else None,
+            "launch_parameters": _without_none(launch) or None,
+        }
+        call = Call("POST", "/v1/devboxes", json=_without_none(body))
+        devbox = self.of(DevboxInfo.from_wire(self._transport.json(call)))
+        if wait:
+            devbox.wait(timeout_s=timeout_s)
+        return devbox
+
+    def get(self, devbox_id: str) -> Devbox:
+        """Return a devbox by its id. Raises NotFound."""
+        wire = self._transport.json(Call("GET", f"/v1/devboxes/{_segment(devbox_id)}"))
+        return self.of(DevboxInfo.from_wire(wire))
+
+    def find(self, reference: str) -> Devbox:
+        """Return a devbox by its id or its name.
+
+        A name means the one live devbox that has it, or else the newest that had it. Raises NotFound, Conflict
+        when several live ones have it.
+        """
+        if reference.startswith("dbx_"):
+            return self.get(reference)
+        newest: DevboxInfo | None = None
+        live: list[DevboxInfo] = []
+        for info in self.list(name=reference):
+            newest = newest or info
+            if not info.has_ended:
+                live.append(info)
+        if len(live) > 1:
+            ids = ", ".join(info.id for info in live)
+            raise errors.Conflict(
+                f"cannot tell which devbox {reference!r} is: several live ones have this name: {ids}"
+            )
+        found = live[0] if live else newest
+        if found is None:
+            raise errors.NotFound(f"cannot find devbox {reference!r}: no devbox has this id or name")
+        return self.of(found)
+
+    def of(self, info: DevboxInfo) -> Devbox:
+        """Return a handle on a devbox that is known already."""
+        return Devbox(self._transport, info)
+
+    def list(
+        self,
+        *,
+        status: str | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        page_size: int = 100,
+    ) -> Iterator[DevboxInfo]:
+        """Yield devboxes, newest first: those with this status, name and all of these metadata values."""
+        params = {"limit": str(page_size), "include_total_count": "false"}
+        if status:
+            params["status"] = status
+        if name:
+            params["name"] = name
+        params |= {f"metadata[{key}]": value for key, value in (metadata or {}).items()}
+        call = Call("GET", "/v1/devboxes", params=params)
+        for wire in self._transport.pages(call, "devboxes"):
+            info = DevboxInfo.from_wire(wire)
+            if name is None or info.name == name:
+                yield info
+
+
+class Corral:
+    """A client of one server.
+
+        with Corral() as corral:
+            devbox = corral.devboxes.create(name="first")
+            print((devbox.exec("uname -a")).stdout)
+            devbox.shutdown()
+
+    `base_url` is CORRAL_URL or http://127.0.0.1:8700 unless given; `api_key` is CORRAL_API_KEY or the content of
+    $CORRAL_DATA/api-key. `patience_s` is how long a lost connection is tried again.
+    """
+
+    def __init__(
+        self, base_url: str | None = None, api_key: str | None = None, *, patience_s: float = _retry.PATIENCE_S
+    ) -> None:
+        url = _config.server_url(base_url)
+        self._transport = Transport(url, _config.api_key(api_key), patience_s=patience_s)
+        self.devboxes = Devboxes(self._transport)
+
+    def __enter__(self) -> Corral:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def base_url(self) -> str:
+        """The server's address."""
+        return self._transport.base_url
+
+    def close(self) -> None:
+        """End all connections."""
+        self._transport.close()
+
+
+def _without_none(values: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _segment(devbox_id: str) -> str:
+    if not devbox_id or not all(char.isalnum() or char in "-_" for char in devbox_id):
+        raise errors.Invalid(f"cannot look up devbox {devbox_id!r}: an id has letters, digits, - and _ only")
+    return devbox_id

@@ -1,0 +1,210 @@
+# Made from _async/execution.py by sdk/tools/generate_sync.py: change that and run it again.
+"""A command in a devbox: its output as it comes, its end, its input, and killing it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+import httpx
+
+from corral_sdk import _retry, _sse, errors
+from corral_sdk._sync import concurrency
+from corral_sdk._sync.transport import Call, Transport
+from corral_sdk.models import Chunk, ExecResult, ExecutionInfo, Stream
+
+#: Seconds that the server holds a wait before it answers that nothing happened.
+HOLD_S = 25
+#: Seconds without a byte on an output stream before it is opened again; the server sends comments meanwhile.
+SILENCE_S = 60.0
+#: Seconds before a stream that the server gave up is opened again.
+REOPEN_S = 0.2
+
+
+class Execution:
+    """A command that was started. `info` is what the server last said about it."""
+
+    def __init__(self, transport: Transport, info: ExecutionInfo) -> None:
+        self._transport = transport
+        self.info = info
+        self._path = f"/v1/devboxes/{info.devbox_id}/executions/{info.id}"
+
+    @property
+    def id(self) -> str:
+        """Its id, unique in its devbox."""
+        return self.info.id
+
+    def refresh(self) -> ExecutionInfo:
+        """Ask the server how it stands."""
+        self.info = ExecutionInfo.from_wire(self._transport.json(Call("GET", self._path)))
+        return self.info
+
+    def wait(self, timeout_s: float | None = None) -> ExecutionInfo:
+        """Return when the command has ended. Raises TimedOut after `timeout_s`; the command goes on.
+
+        The result holds the last lines of its output: see `result` for all of it.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self.info.completed:
+            hold = HOLD_S if deadline is None else max(0, min(HOLD_S, int(deadline - time.monotonic())))
+            body = {"statuses": ["completed"], "timeout_seconds": hold}
+            try:
+                wire = self._transport.json(
+                    Call("POST", f"{self._path}/wait_for_status", json=body, timeout_s=hold + 10.0)
+                )
+            except errors.TimedOut:
+                if deadline is not None and time.monotonic() >= deadline - 1:
+                    raise errors.TimedOut(
+                        f"cannot wait longer for execution {self.id}: it still runs after {timeout_s} s"
+                    ) from None
+            else:
+                self.info = ExecutionInfo.from_wire(wire)
+        return self.info
+
+    def result(self, timeout_s: float | None = None) -> ExecResult:
+        """Return the exit code and the whole output once the command has ended."""
+        info = self.wait(timeout_s)
+        stdout = self.text("stdout") if info.stdout_cut else info.stdout
+        stderr = self.text("stderr") if info.stderr_cut else info.stderr
+        return ExecResult(self.id, exit_code_of(info), stdout, stderr)
+
+    def text(self, stream: Stream) -> str:
+        """Return everything that the command writes to a stream, once it has ended."""
+        return "".join([chunk.text for chunk in Follower(self._transport, self._path, stream).read()])
+
+    def output(self, stdout_offset: int = 0, stderr_offset: int = 0) -> Iterator[Chunk]:
+        """Yield output as it is written, of both streams, from these byte offsets, until the command has ended.
+
+        A lost connection is opened again where it broke off. Raises Unreachable when that does not succeed.
+        """
+        out = Follower(self._transport, self._path, "stdout", stdout_offset)
+        err = Follower(self._transport, self._path, "stderr", stderr_offset)
+        for chunk in concurrency.merge(out, err):
+            yield chunk
+        self.wait()
+
+    def send_stdin(self, text: str) -> None:
+        """Write to its standard input. Raises WrongState when it was started without one or has ended."""
+        self._send({"text": text})
+
+    def close_stdin(self) -> None:
+        """End its standard input."""
+        self._send({"signal": "EOF"})
+
+    def interrupt(self) -> None:
+        """Send it SIGINT, as Ctrl-C in a terminal does."""
+        self._send({"signal": "INTERRUPT"})
+
+    def kill(self) -> ExecutionInfo:
+        """Kill it and everything that it started. Nothing happens when it has ended."""
+        wire = self._transport.json(Call("POST", f"{self._path}/kill", json={"kill_process_group": True}))
+        self.info = ExecutionInfo.from_wire(wire)
+        return self.info
+
+    def _send(self, body: dict[str, str]) -> None:
+        self._transport.json(Call("POST", f"{self._path}/send_std_in", json=body))
+
+
+class Starter(Protocol):
+    """What starts commands: a devbox."""
+
+    def start(self, command: str, *, shell: str | None = None) -> Execution: ...
+
+
+class Output:
+    """The output of a command, started when the first chunk is asked for; `exit_code` is set at its end.
+
+    output = devbox.exec_stream("make")
+    for chunk in output:
+        print(chunk.text, end="")
+    print(output.exit_code)
+    """
+
+    def __init__(self, devbox: Starter, command: str, shell: str | None) -> None:
+        self._devbox = devbox
+        self._command = command
+        self._shell = shell
+        self.execution: Execution | None = None
+        self.exit_code: int | None = None
+
+    def __iter__(self) -> Iterator[Chunk]:
+        self.execution = self._devbox.start(self._command, shell=self._shell)
+        for chunk in self.execution.output():
+            yield chunk
+        self.exit_code = exit_code_of(self.execution.info)
+
+
+class Follower:
+    """Reads one output stream to its end; opens it again at its offset when the connection is lost."""
+
+    def __init__(self, transport: Transport, path: str, stream: Stream, offset: int = 0) -> None:
+        self._transport = transport
+        self._path = path
+        self._stream: Stream = stream
+        self._offset = offset
+        self._response: httpx.Response | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Make `read` end soon, from wherever this is called."""
+        self._stopped = True
+        if self._response is not None:
+            concurrency.release(self._response)
+
+    def read(self) -> Iterator[Chunk]:
+        """Yield chunks until the server ends the stream: the command has ended and everything was sent.
+
+        A server that is stopped sends an error before it ends the stream, and one that dies breaks the connection.
+        """
+        attempts = _retry.Attempts(reached=True)
+        while not self._stopped:
+            try:
+                for chunk in self._once():
+                    attempts = _retry.Attempts(reached=True)
+                    yield chunk
+            except errors.TimedOut:
+                concurrency.sleep(REOPEN_S)
+            except errors.Unreachable as failure:
+                pause = attempts.pause(failure)
+                if pause is None or self._stopped:
+                    raise
+                concurrency.sleep(pause)
+            else:
+                return
+
+    def _once(self) -> Iterator[Chunk]:
+        call = Call(
+            "GET",
+            f"{self._path}/stream_{self._stream}_updates",
+            params={"offset": str(self._offset)},
+            timeout_s=SILENCE_S,
+        )
+        decoder = _sse.Decoder()
+        with self._transport.stream(call) as response:
+            self._response = response
+            if self._stopped:  # while the answer was on its way: `stop` had nothing to release
+                return
+            for data in response.iter_raw():
+                for event in decoder.feed(data):
+                    chunk = self._chunk(event)
+                    self._offset = chunk.offset
+                    yield chunk
+        self._response = None
+
+    def _chunk(self, event: _sse.Event) -> Chunk:
+        try:
+            body = json.loads(event.data)
+            if event.name == "error":
+                raise errors.from_wire(int(body.get("code", 0)), body)
+            return Chunk(self._stream, body["output"], int(body["offset"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise errors.BadAnswer(f"cannot understand {self._stream} of an execution: {error!r}") from error
+
+
+def exit_code_of(info: ExecutionInfo) -> int:
+    """Return the exit code of a command that has ended."""
+    if info.exit_code is None:
+        raise errors.BadAnswer(f"cannot tell how execution {info.id} ended: the answer has no exit code")
+    return info.exit_code

@@ -1,0 +1,181 @@
+# Made from _async/terminal.py by sdk/tools/generate_sync.py: change that and run it again.
+"""A terminal in a devbox over a WebSocket: bytes both ways, its size, the exit code at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from corral_sdk import _config, errors
+from corral_sdk._sync.execution import Execution, exit_code_of
+from corral_sdk._sync.transport import Call, Transport
+from corral_sdk.models import ExecutionInfo, TerminalSize
+
+if TYPE_CHECKING:
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.client import ClientConnection
+#: Close code of the server for a command that has ended.
+ENDED = 4000
+#: Bytes of one message; the server sends at most 64 KiB at a time.
+LONGEST_MESSAGE = 1024 * 1024
+CONNECT_S = 10.0
+#: Seconds between the end of a terminal and the record of its exit code.
+RECORD_S = 15.0
+
+
+class Terminal:
+    """A command on a terminal. Entering the block starts it, leaving it detaches: the command goes on.
+
+        with devbox.terminal() as terminal:
+            terminal.write(b"exit 3\\n")
+            while data := terminal.read():
+                ...
+            print(terminal.exit_code())
+
+    With `execution_id` it attaches to one that was started before, and shows its recent output first.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        devbox_id: str,
+        command: str | None,
+        size: TerminalSize,
+        execution_id: str | None = None,
+    ) -> None:
+        self._transport = transport
+        self._path = f"/v1/devboxes/{devbox_id}"
+        self._command = command
+        self._size = size
+        self._execution_id = execution_id
+        self._execution: Execution | None = None
+        self._connection = contextlib.ExitStack()
+        self._socket: ClientConnection | None = None
+        self._closed: type[ConnectionClosed]
+        self._record: bytes | None = None
+
+    def __enter__(self) -> Terminal:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    @property
+    def execution(self) -> Execution:
+        """The command. Raises WrongState before it was started."""
+        if self._execution is None:
+            raise errors.WrongState("cannot use terminal: it was not opened")
+        return self._execution
+
+    def open(self) -> None:
+        """Start the command, unless it runs already, and connect to it.
+
+        Called again after a lost connection it attaches to the same command. Raises NotFound, WrongState, Unreachable.
+        """
+        self.detach()
+        if self._execution is None:
+            self._execution = Execution(self._transport, ExecutionInfo.from_wire(self._begin()))
+        try:
+            self._socket = self._connect(self._execution.id)
+        except errors.WrongState:
+            if not (self._execution.refresh()).completed:
+                raise
+            # It ended before anyone could connect, as short commands do: what it wrote is on record.
+            self._record = (self._execution.text("stdout")).encode()
+        else:
+            self.resize(self._size)
+
+    def _begin(self) -> dict[str, object]:
+        if self._execution_id is not None:
+            return self._transport.json(Call("GET", f"{self._path}/executions/{self._execution_id}"))
+        body: dict[str, object] = {"rows": self._size.rows, "cols": self._size.cols}
+        if self._command is not None:
+            body["command"] = self._command
+        return self._transport.json(Call("POST", f"{self._path}/terminal", json=body))
+
+    def detach(self) -> None:
+        """Disconnect; the command goes on. Safe to call twice."""
+        self._socket = None
+        self._connection.close()
+
+    def read(self) -> bytes:
+        """Return the next bytes for the screen; b"" once the command has ended. Raises Unreachable."""
+        if self._record is not None:
+            rest, self._record = self._record, b""
+            return rest
+        socket, closed = self._connected()
+        try:
+            data = socket.recv()
+        except closed as error:
+            if has_ended(error):
+                return b""
+            raise errors.Unreachable("cannot read from terminal: the connection was lost") from error
+        return data if isinstance(data, bytes) else data.encode()
+
+    def write(self, data: bytes) -> None:
+        """Send what was typed. Raises Unreachable."""
+        self._send(data)
+
+    def resize(self, size: TerminalSize) -> None:
+        """Tell the command how large its screen is. Raises Unreachable."""
+        self._size = size
+        self._send(json.dumps({"rows": size.rows, "cols": size.cols}))
+
+    def exit_code(self) -> int:
+        """Wait for the end of the command and return its exit code."""
+        return exit_code_of(self.execution.wait(RECORD_S))
+
+    def _send(self, data: bytes | str) -> None:
+        if self._record is not None:
+            return  # the command has ended, which `read` tells
+        socket, closed = self._connected()
+        try:
+            socket.send(data)
+        except closed as error:
+            if not has_ended(error):  # otherwise nobody is there to read it, which `read` tells
+                raise errors.Unreachable("cannot write to terminal: the connection was lost") from error
+
+    def _connected(self) -> tuple[ClientConnection, type[ConnectionClosed]]:
+        if self._socket is None:
+            raise errors.WrongState("cannot use terminal: it is not connected")
+        return self._socket, self._closed
+
+    def _connect(self, execution_id: str) -> ClientConnection:
+        # Loading the library takes 20 ms, which only those who open terminals shall pay.
+        from websockets import exceptions  # noqa: PLC0415
+        from websockets.sync import client  # noqa: PLC0415
+
+        self._closed = exceptions.ConnectionClosed
+        base = self._transport.base_url
+        try:
+            connecting = client.connect(
+                f"ws{base.removeprefix('http')}{self._path}/executions/{execution_id}/attach",
+                additional_headers={"Authorization": f"Bearer {self._transport.api_key}"},
+                compression=None,
+                max_size=LONGEST_MESSAGE,
+                open_timeout=CONNECT_S,
+                proxy=None if _config.is_loopback(base) else True,
+            )
+            return self._connection.enter_context(connecting)
+        except exceptions.InvalidStatus as error:
+            raise refusal(error.response.status_code, error.response.body) from error
+        except (OSError, exceptions.WebSocketException) as error:
+            raise errors.Unreachable(f"cannot reach terminal at {base}: {error}") from error
+
+
+def has_ended(error: ConnectionClosed) -> bool:
+    """Whether the server closed the connection because the command has ended."""
+    return error.rcvd is not None and error.rcvd.code == ENDED
+
+
+def refusal(status: int, body: bytes | bytearray | None) -> errors.CorralError:
+    """Return the error with which the server answered in place of a terminal."""
+    try:
+        return errors.from_wire(status, json.loads(body or b""))
+    except ValueError:
+        return errors.from_wire(status, None)

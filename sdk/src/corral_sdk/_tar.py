@@ -1,0 +1,82 @@
+"""Folders as tar archives: packed chunk by chunk, unpacked without trusting what is in them."""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from corral_sdk import errors
+
+CHUNK = 256 * 1024
+
+
+def pack(folder: Path) -> Iterator[bytes]:
+    """Yield a tar archive of what is in `folder`, named relative to it. Links are kept as links, owners are not.
+
+    Raises Invalid for what an archive cannot hold (sockets, devices) and for a file that shrinks meanwhile.
+    """
+    with tarfile.open(fileobj=io.BytesIO(), mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for path in _walk(folder):
+            info = archive.gettarinfo(path, path.relative_to(folder).as_posix())
+            if info is None or not (info.isreg() or info.isdir() or info.issym() or info.islnk()):
+                raise errors.Invalid(f"cannot send {path}: it is not a file, a folder or a link")
+            info.uid = info.gid = 0
+            info.uname = info.gname = ""
+            yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+            if info.isreg():
+                yield from _content(path, info.size)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def size_of(folder: Path) -> int:
+    """Sum of the sizes of the files in `folder`, in bytes; what a progress bar goes up to."""
+    return sum(path.lstat().st_size for path in _walk(folder) if path.is_file() and not path.is_symlink())
+
+
+def unpack(archive: BinaryIO, folder: Path) -> None:
+    """Unpack an archive that came out of a devbox. Raises Invalid when a member would land outside `folder`.
+
+    The devbox is not trusted: tarfile's data filter refuses absolute names, `..`, links that lead out, devices, and
+    drops set-uid bits and owners.
+    """
+    try:
+        with tarfile.open(fileobj=archive, mode="r:") as members:
+            members.extractall(folder, filter="data")
+    except tarfile.FilterError as error:
+        raise errors.Invalid(f"cannot unpack archive of the devbox: {error}") from error
+    except tarfile.TarError as error:
+        raise errors.BadAnswer(f"cannot unpack archive of the devbox: {error}") from error
+
+
+def shell_path(path: str) -> str:
+    """Quote a path of a devbox for its shell; `~/` is the home folder, and a leading dash is no option."""
+    if path in {"~", "~/"}:
+        return '"$HOME"'
+    if path.startswith("~/"):
+        return f'"$HOME"/{shlex.quote(path[2:])}'
+    return shlex.quote(f"./{path}" if path.startswith("-") else path or ".")
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        yield Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path))
+
+
+def _content(path: Path, size: int) -> Iterator[bytes]:
+    left = size
+    with path.open("rb") as file:
+        while left:
+            chunk = file.read(min(CHUNK, left))
+            if not chunk:
+                raise errors.Invalid(f"cannot send {path}: it became shorter while it was read")
+            left -= len(chunk)
+            yield chunk
+    if padding := -size % tarfile.BLOCKSIZE:
+        yield bytes(padding)

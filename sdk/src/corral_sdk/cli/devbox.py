@@ -1,0 +1,29 @@
+"""`corral devbox`: the table of its verbs."""
+
+from __future__ import annotations
+
+from corral_sdk.cli import groups
+
+HELP = """Make, use and end devboxes. A devbox is named by its id or by its name.
+
+\b
+Examples:
+  corral devbox create --name first --size MEDIUM
+  corral devbox exec first -- python3 -c 'print(6 * 7)'
+  corral devbox cp notes.txt first:notes.txt
+  corral devbox shutdown first
+"""
+
+VERBS = {
+    "create": "corral_sdk.cli.devbox_create:create",
+    "list": "corral_sdk.cli.devbox_show:list_",
+    "show": "corral_sdk.cli.devbox_show:show",
+    "exec": "corral_sdk.cli.devbox_exec:exec_",
+    "shell": "corral_sdk.cli.devbox_shell:shell",
+    "cp": "corral_sdk.cli.devbox_cp:cp",
+    "logs": "corral_sdk.cli.devbox_logs:logs",
+    "executions": "corral_sdk.cli.devbox_logs:executions",
+    "shutdown": "corral_sdk.cli.devbox_shutdown:shutdown",
+}
+
+app = groups.make("devbox", HELP, VERBS)

@@ -1,0 +1,184 @@
+"""What the server says about devboxes and executions, as frozen values.
+
+Built from JSON with `from_wire`; fields that this client does not know stay in `raw`. Must not send anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from corral_sdk import errors
+
+Wire = Mapping[str, Any]
+Stream = Literal["stdout", "stderr"]
+
+ENDED: Final = frozenset({"failure", "shutdown"})  #: statuses that a devbox never leaves
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """The devbox entered `status` at `at_ms` (Unix milliseconds)."""
+
+    status: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DevboxInfo:
+    """A devbox as the server saw it. Times in Unix milliseconds; `reason` says why it is not running."""
+
+    id: str
+    name: str | None
+    status: str
+    reason: str
+    message: str
+    created_at_ms: int
+    ended_at_ms: int | None
+    metadata: Mapping[str, str]
+    launch_parameters: Wire
+    transitions: tuple[Transition, ...]
+    raw: Wire = field(repr=False)
+
+    @classmethod
+    def from_wire(cls, wire: Wire) -> DevboxInfo:
+        """Raises BadAnswer when the answer is not a devbox."""
+        try:
+            return cls(
+                id=wire["id"],
+                name=wire.get("name"),
+                status=wire["status"],
+                reason=wire.get("reason") or wire.get("failure_reason") or wire.get("shutdown_reason") or "",
+                message=wire.get("reason_message") or "",
+                created_at_ms=wire["create_time_ms"],
+                ended_at_ms=wire.get("end_time_ms"),
+                metadata=wire.get("metadata") or {},
+                launch_parameters=wire.get("launch_parameters") or {},
+                transitions=tuple(
+                    Transition(step["status"], step.get("transition_time_ms") or 0)
+                    for step in wire.get("state_transitions") or ()
+                ),
+                raw=wire,
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise errors.BadAnswer(f"cannot understand devbox: {error!r} in the answer") from error
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it will never run again."""
+        return self.status in ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionInfo:
+    """A command in a devbox as the server saw it. `stdout` and `stderr` are tails; cut ones have more before.
+
+    `lost` means that the devbox ended first: nobody saw how the command ended, and its exit code is 137.
+    """
+
+    id: str
+    devbox_id: str
+    status: str
+    command: str | None
+    shell_name: str | None
+    exit_code: int | None
+    stdout: str
+    stderr: str
+    stdout_cut: bool
+    stderr_cut: bool
+    lost: bool
+    created_at_ms: int | None
+    ended_at_ms: int | None
+    raw: Wire = field(repr=False)
+
+    @classmethod
+    def from_wire(cls, wire: Wire) -> ExecutionInfo:
+        """Raises BadAnswer when the answer is not an execution."""
+        try:
+            return cls(
+                id=wire["execution_id"],
+                devbox_id=wire["devbox_id"],
+                status=wire["status"],
+                command=wire.get("command"),
+                shell_name=wire.get("shell_name"),
+                exit_code=wire.get("exit_status"),
+                stdout=wire.get("stdout") or "",
+                stderr=wire.get("stderr") or "",
+                stdout_cut=bool(wire.get("stdout_truncated")),
+                stderr_cut=bool(wire.get("stderr_truncated")),
+                lost=bool(wire.get("lost")),
+                created_at_ms=wire.get("create_time_ms"),
+                ended_at_ms=wire.get("end_time_ms"),
+                raw=wire,
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise errors.BadAnswer(f"cannot understand execution: {error!r} in the answer") from error
+
+    @property
+    def completed(self) -> bool:
+        """Whether the command has ended and its exit code is known."""
+        return self.status == "completed"
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """A command that has ended, with everything that it wrote."""
+
+    execution_id: str
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether it exited with 0."""
+        return self.exit_code == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of output. `offset` is the position in bytes after it, from which a reader can go on."""
+
+    stream: Stream
+    text: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One line of a devbox's log. `at_ms` in Unix milliseconds."""
+
+    at_ms: int
+    source: str
+    level: str
+    message: str
+    command: str | None
+    exit_code: int | None
+    execution_id: str | None
+    raw: Wire = field(repr=False)
+
+    @classmethod
+    def from_wire(cls, wire: Wire) -> LogEntry:
+        """Raises BadAnswer when the answer is not a log entry."""
+        try:
+            return cls(
+                at_ms=wire["timestamp_ms"],
+                source=wire["source"],
+                level=wire["level"],
+                message=wire.get("message") or "",
+                command=wire.get("cmd"),
+                exit_code=wire.get("exit_code"),
+                execution_id=wire.get("cmd_id"),
+                raw=wire,
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise errors.BadAnswer(f"cannot understand log entry: {error!r} in the answer") from error
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalSize:
+    """Size of a terminal in character cells, 1 to 1000 each."""
+
+    rows: int = 24
+    cols: int = 80

@@ -1,0 +1,54 @@
+"""What a person at the command line notices of a server that goes away and comes back: nothing but the time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.cli import Cli
+from tests.harness.server import Server
+
+pytestmark = [pytest.mark.root, pytest.mark.image]
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    with Server(tmp_path / "data", runtime="oci") as running:
+        yield running
+
+
+@pytest.fixture
+def own_cli(own_server: Server, tmp_path: Path) -> Cli:
+    return Cli(own_server, tmp_path)
+
+
+@pytest.mark.parametrize("ends", ["stop", "kill9"])
+def test_a_command_goes_on_and_none_of_its_output_is_lost(own_server: Server, own_cli: Cli, ends: str) -> None:
+    box = own_cli.out("devbox", "create").strip()
+    line = "for n in $(seq 200); do echo out $n; echo err $n >&2; sleep 0.03; done; exit 17"
+    with own_cli.start("devbox", "exec", box, "--", line) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        getattr(own_server, ends)()
+        own_server.start()
+        rest, told = process.communicate(timeout=60)
+    assert process.returncode == 17
+    assert (first + rest).decode() == "".join(f"out {n}\n" for n in range(1, 201))
+    assert told.decode() == "".join(f"err {n}\n" for n in range(1, 201))
+
+
+def test_a_shell_is_attached_again(own_server: Server, own_cli: Cli) -> None:
+    box = own_cli.out("devbox", "create").strip()
+    screen = own_cli.terminal("devbox", "shell", box)
+    screen.expect(rb"[$#] ")
+    screen.sendline(b"PS1='ready''> '; mine=kept")
+    screen.expect_exact(b"ready> ")
+    own_server.restart()
+    screen.expect_exact(b"\x1b[2J\x1b[H")
+    screen.sendline(b"echo [$mine]; exit 6")
+    screen.expect_exact(b"[kept]")
+    screen.read()
+    screen.close()
+    assert screen.exitstatus == 6
