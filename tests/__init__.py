@@ -1,0 +1,1 @@
+"""Tests in tiers, named by what they start; CONTRIBUTING.md describes them."""
