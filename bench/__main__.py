@@ -1,0 +1,210 @@
+"""`make bench`: every measure on every system of this host, one after another, then the figures beside the bars."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import measures, stats
+from bench.docker import Docker
+from bench.floor import Floor
+from bench.server import Corral
+from corral.images.service import Images
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured."""
+
+    rounds: int = 30
+    executes: int = 300
+    at_once: int = 100
+    idle: int = 300
+    transfer: int = GIB
+
+
+QUICK = Size(rounds=5, executes=50, at_once=20, idle=30, transfer=GIB // 8)
+
+
+@dataclass(slots=True)
+class Figures:
+    """What was measured on one system; series in milliseconds."""
+
+    name: str
+    first_output: stats.Summary | None = None
+    execute: stats.Summary | None = None
+    burst: stats.Summary | None = None
+    burst_wall_ms: float = 0.0
+    burst_ok: str = ""
+    burst_score: float = 0.0
+    mib_per_box: float = 0.0
+    transfer: dict[str, float] = field(default_factory=dict)
+
+
+async def measure(adapter: measures.Adapter, size: Size, say: Callable[[str], None]) -> Figures:
+    """Run every measure on one system."""
+    figures = Figures(adapter.name)
+    say("create to first output")
+    figures.first_output = stats.summary(await measures.first_output(adapter, size.rounds))
+    say("execute true")
+    figures.execute = stats.summary(await measures.execute_true(adapter, size.executes))
+    say(f"{size.at_once} at once: create, node -v")
+    burst = await measures.burst(adapter, size.at_once)
+    figures.burst = stats.summary(burst.times_ms) if burst.times_ms else None
+    figures.burst_wall_ms = burst.wall_ms
+    figures.burst_ok = f"{len(burst.times_ms)}/{burst.attempted}"
+    figures.burst_score = stats.leaderboard_score(burst.times_ms, burst.attempted)
+    for error in burst.errors[:3]:
+        say(f"failed: {error}")
+    return figures
+
+
+async def run(size: Size, console: Console) -> list[Figures]:
+    """Measure Corral, Docker where it answers, then the floor (which changes this process's mounts)."""
+    rootfs = Images(Path(os.environ.get("CORRAL_IMAGES", "/var/lib/corral/images"))).resolve().layers[0].path.resolve()
+    found = [await _corral(size, console)]
+    if await Docker.available():
+        docker = Docker()
+        await docker.start(rootfs)
+        found.append(await _with(docker, size, console))
+    else:
+        console.print("docker: no daemon answers here; the peer is left out")
+    floor = Floor(rootfs)
+    await floor.start()
+    found.append(await _with(floor, size, console, idle=size.idle))
+    return found
+
+
+async def _corral(size: Size, console: Console) -> Figures:
+    server = Corral()
+    try:
+        await server.start()
+        figures = await measure(server, size, lambda text: console.print(f"corral: {text}"))
+        await server.settle()
+        console.print(f"corral: memory of {size.idle} idle boxes")
+        figures.mib_per_box = await measures.memory_per_box(server, size.idle)
+        console.print("corral: upload and download")
+        figures.transfer = await server.transfer(size.transfer)
+    finally:
+        await server.close()
+    return figures
+
+
+async def _with(adapter: measures.Adapter, size: Size, console: Console, idle: int = 0) -> Figures:
+    try:
+        figures = await measure(adapter, size, lambda text: console.print(f"{adapter.name}: {text}"))
+        if idle:
+            console.print(f"{adapter.name}: memory of {idle} idle boxes")
+            figures.mib_per_box = await measures.memory_per_box(adapter, idle)
+    finally:
+        await adapter.close()
+    return figures
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A promise: `value` must be at most `limit` (at least, when `at_least`)."""
+
+    what: str
+    value: float
+    limit: float
+    unit: str
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Whether the promise holds in this run."""
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+
+def bars(found: list[Figures]) -> list[Bar]:
+    """The promises of SPECIFICATION.md, with this run's figures."""
+    by_name = {figures.name: figures for figures in found}
+    corral, floor = by_name["corral"], by_name["crun"]
+    assert corral.first_output
+    assert corral.execute
+    assert floor.first_output
+    listed = [
+        Bar("create to first output, p50, beside crun", corral.first_output.p50 / floor.first_output.p50, 2.5, "x"),
+        Bar("execute true over HTTP, p50", corral.execute.p50, 8.0, "ms"),
+        Bar("all at once: wall time beside crun", corral.burst_wall_ms / floor.burst_wall_ms, 1.5, "x"),
+        Bar("memory of an idle box", corral.mib_per_box, 2.5, "MiB"),
+        Bar("server's growth in a transfer", corral.transfer["growth_mib"], 64, "MiB"),
+        Bar("upload", corral.transfer["upload_mb_s"], 300, "MB/s", at_least=True),
+        Bar("download", corral.transfer["download_mb_s"], 300, "MB/s", at_least=True),
+    ]
+    docker = by_name.get("docker")
+    if docker and docker.first_output:
+        ratio = docker.first_output.p50 / corral.first_output.p50
+        listed.append(Bar("create to first output, p50: faster than docker", ratio, 8, "x", at_least=True))
+    return listed
+
+
+def show(found: list[Figures], console: Console) -> None:
+    """Print the series and the bars."""
+    table = Table(title="Milliseconds: p50 / p95 / p99 / max, raw", title_justify="left")
+    for heading in (
+        "system",
+        "create → first output",
+        "execute true",
+        "at once: create → node -v",
+        "wall",
+        "ok",
+        "score",
+    ):
+        table.add_column(heading, justify="left" if heading == "system" else "right")
+    for figures in found:
+        cells = (_series(figures.first_output), _series(figures.execute), _series(figures.burst))
+        score = f"{figures.burst_score:.1f}"
+        table.add_row(figures.name, *cells, f"{figures.burst_wall_ms:.0f}", figures.burst_ok, score)
+    console.print(table)
+    promised = Table(title="Bars", title_justify="left")
+    for heading in ("what", "measured", "bar", ""):
+        promised.add_column(heading, justify="left" if heading == "what" else "right")
+    for bar in bars(found):
+        sign = "≥" if bar.at_least else "≤"
+        promised.add_row(
+            bar.what, f"{bar.value:.2f} {bar.unit}", f"{sign} {bar.limit:g}", "met" if bar.met else "MISSED"
+        )
+    console.print(promised)
+
+
+def _series(summary: stats.Summary | None) -> str:
+    if summary is None:
+        return "none"
+    return f"{summary.p50:.1f} / {summary.p95:.1f} / {summary.p99:.1f} / {summary.max:.1f}"
+
+
+def _document(found: list[Figures]) -> dict[str, Any]:
+    host = {"kernel": platform.release(), "cpus": os.cpu_count()}
+    return {"host": host, "systems": [asdict(figures) for figures in found], "bars": [asdict(b) for b in bars(found)]}
+
+
+def main() -> int:
+    """Measure, print, write bench-results/last.json; 1 when a bar is missed."""
+    parser = argparse.ArgumentParser(prog="bench", description="Measure Corral beside crun and Docker")
+    parser.add_argument("--quick", action="store_true", help="a small run: does it work, not how fast is it")
+    arguments = parser.parse_args()
+    console = Console(width=160 if not sys.stdout.isatty() else None)
+    found = asyncio.run(run(QUICK if arguments.quick else Size(), console))
+    show(found, console)
+    results = Path("bench-results")
+    results.mkdir(exist_ok=True)
+    (results / "last.json").write_text(json.dumps(_document(found), indent=2))
+    return 0 if arguments.quick or all(bar.met for bar in bars(found)) else 1
+
+
+sys.exit(main())

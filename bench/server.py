@@ -1,0 +1,181 @@
+"""Corral under test: the server as a process of its own, driven over HTTP by a plain client."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bench.measures import Adapter
+
+CORRAL = Path(sys.executable).parent / "corral"
+CHUNK = 1 << 20
+
+
+def free_port() -> int:
+    """A TCP port of the loopback on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Corral(Adapter):
+    """A fresh server on a fresh data folder, under one API key."""
+
+    name = "corral"
+
+    def __init__(self, *, env: dict[str, str] | None = None) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="corral-bench-"))
+        self._env = os.environ | {"CORRAL_DATA": str(self._folder / "data")} | (env or {})
+        self._port = free_port()
+
+    async def start(self) -> None:
+        """Start the server and return when it can make boxes. Raises RuntimeError with the end of its log."""
+        log = (self._folder / "log").open("wb")
+        self._process = await asyncio.create_subprocess_exec(
+            CORRAL, "serve", "--listen", f"127.0.0.1:{self._port}", env=self._env, stdout=log, stderr=log
+        )
+        limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
+        self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self._port}", timeout=180, limits=limits)
+        for _ in range(600):
+            try:
+                if (await self.http.get("/healthz")).status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            if self._process.returncode is not None:
+                break
+            await asyncio.sleep(0.1)
+        else:
+            await self.close()
+        if self._process.returncode is not None:
+            raise RuntimeError(f"cannot start corral: {(self._folder / 'log').read_text()[-2000:]}")
+        key = (self._folder / "data" / "api-key").read_text().strip()
+        self.http.headers["authorization"] = f"Bearer {key}"
+
+    async def create(self) -> str:
+        answer = await self.http.post("/v1/devboxes/create_and_await_running", json={})
+        view = _checked(answer)
+        for _ in range(10):
+            if view["status"] == "running":
+                return str(view["id"])
+            wait = {"statuses": ["running", "failure"], "timeout_seconds": 30}
+            answer = await self.http.post(f"/v1/devboxes/{view['id']}/wait_for_status", json=wait)
+            view = _checked(answer) if answer.status_code != 408 else view
+        raise RuntimeError(f"cannot create devbox: it is {view['status']}")
+
+    async def run(self, box: str, command: str) -> str:
+        view = _checked(await self.http.post(f"/v1/devboxes/{box}/execute_sync", json={"command": command}))
+        if view["exit_status"]:
+            raise RuntimeError(f"cannot run {command!r}: exit {view['exit_status']}: {view['stderr']}")
+        return str(view["stdout"])
+
+    async def destroy(self, box: str) -> None:
+        _checked(await self.http.post(f"/v1/devboxes/{box}/shutdown", json={}))
+
+    async def close(self) -> None:
+        await self.http.aclose()
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+            await self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # -- what only a server has
+
+    def memory(self) -> int:
+        """Resident bytes of the server process."""
+        for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        return 0
+
+    async def settle(self) -> None:
+        """Return when nothing of the boxes of an earlier measure is left on the host."""
+        for _ in range(600):
+            if not any((self._folder / "data" / "boxes").iterdir()):
+                return
+            await asyncio.sleep(0.2)
+        raise RuntimeError("cannot measure on: boxes are left after two minutes")
+
+    async def transfer(self, size: int) -> dict[str, float]:
+        """Upload, then download `size` bytes; MB/s each, and the server's growth in MiB at its highest."""
+        box = await self.create()
+        before = self.memory()
+        watch = _Peak(self)
+        async with watch:
+            start = time.perf_counter()
+            await self._upload(box, size)
+            up = size / 1e6 / (time.perf_counter() - start)
+            start = time.perf_counter()
+            received = await self._download(box)
+            down = size / 1e6 / (time.perf_counter() - start)
+        if received != size:
+            raise RuntimeError(f"cannot download the file whole: {received} of {size} bytes")
+        await self.destroy(box)
+        return {"upload_mb_s": up, "download_mb_s": down, "growth_mib": (watch.peak - before) / (1 << 20)}
+
+    async def _upload(self, box: str, size: int) -> None:
+        boundary = "corral-bench"
+        head = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="path"\r\n\r\n/home/user/big\r\n'
+            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="big"\r\n'
+            "Content-Type: application/octet-stream\r\n\r\n"
+        ).encode()
+        tail = f"\r\n--{boundary}--\r\n".encode()
+        block = os.urandom(CHUNK)
+
+        async def body() -> AsyncIterator[bytes]:
+            yield head
+            for _ in range(size // CHUNK):
+                yield block
+            yield tail
+
+        headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
+        headers["content-length"] = str(len(head) + size + len(tail))
+        _checked(await self.http.post(f"/v1/devboxes/{box}/upload_file", content=body(), headers=headers))
+
+    async def _download(self, box: str) -> int:
+        url = f"/v1/devboxes/{box}/download_file"
+        received = 0
+        async with self.http.stream("POST", url, json={"path": "/home/user/big"}) as answer:
+            answer.raise_for_status()
+            async for chunk in answer.aiter_raw(CHUNK):
+                received += len(chunk)
+        return received
+
+
+class _Peak:
+    """Samples the server's memory every 20 ms for the length of the block."""
+
+    def __init__(self, server: Corral) -> None:
+        self._server = server
+        self.peak = 0
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.create_task(self._sample())
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _sample(self) -> None:
+        while True:
+            self.peak = max(self.peak, self._server.memory())
+            await asyncio.sleep(0.02)
+
+
+def _checked(answer: httpx.Response) -> dict[str, Any]:
+    if answer.status_code != 200:
+        raise RuntimeError(f"cannot {answer.request.method} {answer.request.url.path}: {answer.text[:500]}")
+    view: dict[str, Any] = answer.json()
+    return view
