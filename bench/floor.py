@@ -72,7 +72,7 @@ class Floor(Adapter):
     def _config(self, name: str, root: Path) -> Mapping[str, Any]:
         spec = BoxSpec(id=name, layers=(Layer("floor", self._rootfs),), hostname="floor")
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        place = config.Place(root, "", "", f"/{name}", 1, swap_limit=False, open_files=hard)
+        place = config.Place(root, "", "", 0, f"/{name}", 1, swap_limit=False, open_files=hard)
         made = dict(config.bundle(spec, place, config.seccomp_profile()))
         made["process"] = {**made["process"], "args": ["sleep", "infinity"]}
         kinds = ("user", "network", "pid", "mount", "ipc", "uts", "cgroup")

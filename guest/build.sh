@@ -20,7 +20,7 @@ CARGO_TARGET_DIR=$target RUSTFLAGS='-C target-feature=+crt-static -C relocation-
 
 mkdir -p dist
 # A new file, not new content in the old one: boxes that run may have the old one mounted.
-cp "$target/$host/release/corral-guest" "$out.new"
+cp "$target/$host/release/corral-guest" "$out.$$"
 # Owned by root and executable, but not readable, by the ids of boxes: so process 1 cannot be traced from inside.
-chmod 0711 "$out.new"
-mv "$out.new" "$out"
+chmod 0711 "$out.$$"
+mv "$out.$$" "$out"

@@ -74,7 +74,8 @@ run() {
 }
 
 last_line() {
-  tail -n 1 "$STATE/$1.log" 2> /dev/null | tr -d '\r\033' | cut -c1-60
+  # Without the time that `corral image build` prints: ours stands before it.
+  tail -n 1 "$STATE/$1.log" 2> /dev/null | tr -d '\r\033' | sed -E 's/^ +[0-9.]+ s +//' | cut -c1-60
 }
 
 # One set-up at a time in a tree: two would write the same environment.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ from rich.table import Table
 
 from corral_sdk import Corral, Devbox
 from corral_sdk.errors import CorralError
-from main_job import library
-from main_job.model import Model
-from main_job.server import Server
+from examples.main_job import library
+from examples.main_job.model import Model
+from examples.main_job.server import Server
 
 # litellm asks for mcp as soon as a model has tools, but does not require it; all three are pinned together.
 AGENT = ("mini-swe-agent==2.4.6", "litellm==1.106.2", "mcp==2.3.0")
@@ -86,9 +86,8 @@ class Job:
     def prepare(self, source: Path) -> None:
         """Copy the library into the devbox and make it a git repository, so that the change can be shown."""
         self.devbox.upload(source, PROJECT)
-        self.run(
-            f"cd {PROJECT} && git init -q && git add -A && git -c user.name=demo -c user.email=demo@localhost commit -qm start"
-        )
+        commit = "git -c user.name=demo -c user.email=demo@localhost commit -qm start"
+        self.run(f"cd {PROJECT} && git init -q && git add -A && {commit}")
 
     def test(self) -> bool:
         """Run the library's own tests; show the end of what they print; say whether all passed."""
@@ -119,7 +118,9 @@ class Job:
         env = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
         # The agent gives a command 30 s unless told otherwise; the test suite takes longer on a busy machine.
         config = "-c mini.yaml -c environment.timeout=300"
-        agent = f"~/agent/bin/mini {config} --yolo --exit-immediately --cost-limit 0 -m {model.name} -o ~/trajectory.json"
+        agent = (
+            f"~/agent/bin/mini {config} --yolo --exit-immediately --cost-limit 0 -m {model.name} -o ~/trajectory.json"
+        )
         self.run(f"cd {PROJECT} && {env} {agent} -t {shlex.quote(TASK)} 2>&1 | grep -v '^ *$'")
         if model.failures or not model.calls:
             raise JobFailed(
@@ -133,7 +134,7 @@ class Job:
 
 def resources(devbox: Devbox) -> Table:
     """What the devbox has used, beside its limits."""
-    usage = devbox.usage()
+    usage = devbox.consumption()
     table = Table(title="Resources used", title_justify="left")
     for heading in ("what", "used", "limit"):
         table.add_column(heading)
@@ -157,7 +158,7 @@ def work(console: Console, line: TimeLine, server: Server, source: Path) -> None
     job = Job(console, devbox)
     try:
         _repair(job, line, source, server)
-        pass  # console.print(resources(devbox))
+        console.print(resources(devbox))
     finally:
         with line.step("Shut the devbox down"):
             devbox.shutdown()
@@ -193,27 +194,31 @@ def _interrupt(number: int, _frame: object) -> None:
     raise JobFailed(f"cannot go on: stopped by {signal.Signals(number).name}")
 
 
+def _run(console: Console, folder: Path) -> None:
+    line = TimeLine(console)
+    with line.step(f"Fetch {library.NAME} from the package registry"):
+        source = library.fetch(folder)
+        library.put_bug_in(source)
+    server = Server()
+    with contextlib.ExitStack() as running:
+        with line.step("Start a server on a fresh data folder"):
+            console.print(
+                f"corral serve --listen {server.url.removeprefix('http://')} --data {server.folder / 'data'}"
+            )
+            running.enter_context(server)
+        work(console, line, server, source)
+    if left := server.leftovers():
+        raise JobFailed(f"cannot leave nothing behind: {', '.join(left)}")
+
+
 def main() -> int:
     """Run the demo; 0 when the library was repaired and nothing was left behind."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     console = Console(highlight=False)
-    line = TimeLine(console)
     folder = Path(tempfile.mkdtemp(prefix="corral-demo-source-"))
     try:
-        with line.step(f"Fetch {library.NAME} from the package registry"):
-            source = library.fetch(folder)
-            library.put_bug_in(source)
-        with line.step("Start a server on a fresh data folder"):
-            server = Server()
-            console.print(
-                f"corral serve --listen {server.url.removeprefix('http://')} --data {server.folder / 'data'}"
-            )
-            running = server.__enter__()
-        try:
-            work(console, line, running, source)
-        finally:
-            running.__exit__(*sys.exc_info())
+        _run(console, folder)
     except (JobFailed, CorralError, RuntimeError) as error:
         console.print(f"[red]demo: {escape(str(error))}[/red]")
         return 1

@@ -49,8 +49,8 @@ STEPS = (
         "padding = (fillvalue,) * (step - 1)",
     ),
     Step(
-        "The padding is always step - 1 long. When the step is not smaller than the window, a window may only be completed, "
-        "so n - 1 fill values are enough. I will reproduce it on its own first.",
+        "The padding is always step - 1 long. When the step is not smaller than the window, it may only complete "
+        "a window, so n - 1 fill values are enough. I will reproduce it on its own first.",
         "cat > /tmp/reproduce.py <<'END'\n"
         "from more_itertools import windowed\n"
         "for n, step in [(2, 3), (3, 7), (3, 3), (3, 1)]:\n"

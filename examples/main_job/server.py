@@ -81,8 +81,28 @@ class Server(AbstractContextManager["Server"]):
             self._process.kill()
             self._process.wait()
 
+    def leftovers(self) -> list[str]:
+        """What of this server is on the machine after it has stopped: mounts, loop devices, processes, folders."""
+        name = self.folder.name
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if name in line]
+        backing = Path("/sys/block").glob("loop*/loop/backing_file")
+        loops = [str(path.parent.parent) for path in backing if name in path.read_text()]
+        return [*mounts, *loops, *_processes(name), *([str(self.folder)] if self.folder.exists() else [])]
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop()
         shutil.rmtree(self.folder)
+
+
+def _processes(name: str) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if name in command:
+            found.append(command.strip())
+    return found

@@ -4,6 +4,7 @@ mod claim;
 mod conn;
 mod exec;
 mod files;
+mod following;
 mod guest;
 mod input;
 mod memory;

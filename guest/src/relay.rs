@@ -89,7 +89,8 @@ impl Guest {
         let Some(conn) = self.conns.get_mut(key) else { return };
         let Role::Relay(relay) = &mut conn.role else { return };
         match sys::socket_error(relay.port.raw()) {
-            0 => {
+            // Reset already: it was connected, and its end follows the reply.
+            0 | libc::ECONNRESET => {
                 relay.stage = Stage::Open;
                 relay.to_host.push(&json(proto::REPLY, &proto::Nothing {}));
                 conn.deadline = None;
@@ -205,7 +206,6 @@ fn connect<T>(fd: &OwnedFd, address: &T) -> Sys<()> {
 fn refusal(errno: Errno) -> Failure {
     match errno.0 {
         libc::ECONNREFUSED
-        | libc::ECONNRESET
         | libc::ETIMEDOUT
         | libc::ENETUNREACH
         | libc::EHOSTUNREACH

@@ -1,7 +1,7 @@
-//! The life of an execution: start, output, exit, and the followers who are told of it.
+//! The life of an execution: start, output, exit.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::conn::Role;
 use crate::exec::{Exec, Live, State, Terminal};
@@ -12,17 +12,12 @@ use crate::spawn::{self, Program, Streams};
 use crate::spool::{write_status, Spool};
 use crate::sys::{self, again, Sys, Watched};
 use crate::term;
-use crate::timers::Timer;
 use crate::users::{self, Account};
 
-/// Followers get at most one event in this time.
-const EVENT_PACE: Duration = Duration::from_millis(20);
-/// And at least one in this.
-const HEARTBEAT: Duration = Duration::from_secs(20);
 /// Descriptors that one execution holds at most.
 const FDS_EACH: u64 = 8;
 const LIVE_MAX: usize = 1024;
-/// Pipes of ended commands that are still drained; the oldest reader gives up first.
+/// Pipes of ended commands that are still drained; further ones are closed.
 const SINKS_MAX: usize = 1024;
 
 /// What is read of a terminal at most once its command has ended; its children may go on writing.
@@ -124,7 +119,7 @@ impl Guest {
     }
 
     /// Nothing more is read from this connection.
-    fn await_report(&mut self, key: Key) {
+    pub fn await_report(&mut self, key: Key) {
         if self.listen_as_needed(key).is_err() {
             self.close(key);
         }
@@ -144,9 +139,13 @@ impl Guest {
         };
         if let Some(failure) = failure {
             if let Some(mut exec) = self.execs.discard(found) {
-                let live = exec.live().map(|live| std::mem::take(&mut live.followers));
-                for follower in live.into_iter().flatten() {
-                    self.fail(follower, &failure);
+                if let Some(live) = exec.live() {
+                    let viewers = live.terminal.iter().flat_map(|terminal| &terminal.viewers);
+                    let others: Vec<Key> =
+                        live.followers.iter().chain(&live.writers).chain(viewers).copied().collect();
+                    for other in others {
+                        self.fail(other, &failure);
+                    }
                 }
             }
             return;
@@ -160,38 +159,6 @@ impl Guest {
             self.send(follower, &json(proto::REPLY, &proto::Started { pid, known: index > 0 }));
         }
         self.arm_heartbeat(found);
-    }
-
-    pub fn wait(&mut self, key: Key, id: &str) -> Result<(), Failure> {
-        let found = self.execs.find(id).ok_or(Kind::NoSuchExecution)?;
-        self.follow(key, found, true)
-    }
-
-    /// Reply, then tell where the execution is, then how it goes on.
-    fn follow(&mut self, key: Key, found: Key, known: bool) -> Result<(), Failure> {
-        let exec = self.execs.slots.get_mut(found).ok_or(Kind::NoSuchExecution)?;
-        let reply = json(proto::REPLY, &proto::Started { pid: exec.pid, known });
-        let live = match &mut exec.state {
-            State::Ended(outcome) => {
-                let events = [reply, json(proto::EVENT, outcome)].concat();
-                self.finish(key, &events);
-                return Ok(());
-            }
-            State::Live(live) => live,
-        };
-        live.followers.push(key);
-        let starting = live.report.is_some();
-        let growth = growth_of(live);
-        if let Some(conn) = self.conns.get_mut(key) {
-            conn.role = Role::Follower { exec: found, due: false };
-        }
-        if starting {
-            self.await_report(key);
-        } else {
-            self.send(key, &[reply, growth].concat());
-            self.arm_heartbeat(found);
-        }
-        Ok(())
     }
 
     // ---- output
@@ -238,81 +205,6 @@ impl Guest {
         if grown {
             self.on_growth(found);
         }
-    }
-
-    /// Tell the followers now, or when the pace allows.
-    fn on_growth(&mut self, found: Key) {
-        let now = Instant::now();
-        let Some(live) = self.execs.slots.get_mut(found).and_then(Exec::live) else { return };
-        if live.followers.is_empty() || live.event_due || live.report.is_some() {
-            return;
-        }
-        if now < live.next_event {
-            live.event_due = true;
-            let when = live.next_event;
-            self.timers.at(when, Timer::Growth(found));
-            return;
-        }
-        self.tell_growth(found, now);
-    }
-
-    pub fn on_growth_due(&mut self, found: Key) {
-        let Some(live) = self.execs.slots.get_mut(found).and_then(Exec::live) else { return };
-        live.event_due = false;
-        self.tell_growth(found, Instant::now());
-    }
-
-    fn tell_growth(&mut self, found: Key, now: Instant) {
-        let Some(live) = self.execs.slots.get_mut(found).and_then(Exec::live) else { return };
-        live.next_event = now + EVENT_PACE;
-        live.last_event = now;
-        let event = growth_of(live);
-        for follower in live.followers.clone() {
-            match self.conns.get_mut(follower) {
-                // It has not taken the last event: it gets one with the then present sizes afterwards.
-                Some(conn) if !conn.out.is_empty() => {
-                    if let Role::Follower { due, .. } = &mut conn.role {
-                        *due = true;
-                    }
-                }
-                _ => self.send(follower, &event),
-            }
-        }
-    }
-
-    /// A connection has taken everything it was sent.
-    pub fn on_flushed(&mut self, key: Key) {
-        let Some(conn) = self.conns.get_mut(key) else { return };
-        match &mut conn.role {
-            Role::Follower { exec, due } if *due => {
-                *due = false;
-                let found = *exec;
-                if let Some(live) = self.execs.slots.get_mut(found).and_then(Exec::live) {
-                    let event = growth_of(live);
-                    self.send(key, &event);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn arm_heartbeat(&mut self, found: Key) {
-        if let Some(live) = self.execs.slots.get_mut(found).and_then(Exec::live) {
-            if !live.heartbeat && !live.followers.is_empty() {
-                live.heartbeat = true;
-                self.timers.after(HEARTBEAT, Timer::Heartbeat(found));
-            }
-        }
-    }
-
-    pub fn on_heartbeat(&mut self, found: Key) {
-        let now = Instant::now();
-        let Some(live) = self.execs.slots.get_mut(found).and_then(Exec::live) else { return };
-        live.heartbeat = false;
-        if now >= live.last_event + HEARTBEAT / 2 {
-            self.tell_growth(found, now);
-        }
-        self.arm_heartbeat(found);
     }
 
     // ---- exit
@@ -445,11 +337,6 @@ fn open_streams(request: &proto::Exec, account: &Account, null: &OwnedFd) -> Sys
     let (err, stderr) = spawn::output_pipe(account)?;
     let streams = Streams { stdin, stdout, stderr, terminal: false };
     Ok((streams, Ours { streams: [Some(out), Some(err)], input }))
-}
-
-fn growth_of(live: &Live) -> Vec<u8> {
-    let [stdout, stderr] = &live.spools;
-    json(proto::EVENT, &proto::Growth { stdout: stdout.written, stderr: stderr.written })
 }
 
 fn outcome_of(status: i32, live: &Live) -> Outcome {

@@ -170,7 +170,7 @@ class Daemon:
             store=store,
             clock=clock,
             identity=identity,
-            devboxes=service.Devboxes(store, feed, executions, vitals, clock=clock, ids=ids),
+            devboxes=service.Devboxes(store, feed, runtime, executions, vitals, clock=clock, ids=ids),
             executions=executions,
             files=service.Files(store, runtime, vitals),
             health=Health(settings.data, store, runtime, available).reasons,

@@ -122,6 +122,42 @@ class ExecutionInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Consumption:
+    """What a running devbox uses now, and its limits. CPU in microseconds and cores, the rest in bytes and tasks."""
+
+    cpu_us: int
+    memory: int
+    memory_peak: int
+    disk: int
+    pids: int
+    oom_kills: int
+    cpu_limit: float
+    memory_limit: int
+    disk_limit: int
+    pids_limit: int
+
+    @classmethod
+    def from_wire(cls, wire: Wire) -> Consumption:
+        """Raises BadAnswer when the answer is not one."""
+        try:
+            limits = wire["limits"]
+            return cls(
+                cpu_us=wire["cpu_us"],
+                memory=wire["memory_bytes"],
+                memory_peak=wire["memory_peak_bytes"],
+                disk=wire["disk_bytes"],
+                pids=wire["pids"],
+                oom_kills=wire["oom_kills"],
+                cpu_limit=limits["cpu"],
+                memory_limit=limits["memory_bytes"],
+                disk_limit=limits["disk_bytes"],
+                pids_limit=limits["pids"],
+            )
+        except (KeyError, TypeError) as error:
+            raise errors.BadAnswer(f"cannot understand what a devbox uses: {error!r}") from None
+
+
+@dataclass(frozen=True, slots=True)
 class ExecResult:
     """A command that has ended, with everything that it wrote."""
 

@@ -6,6 +6,8 @@ Owns what is said about a body before anybody looks into it: its size and its co
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Final
 
 from starlette.requests import ClientDisconnect
@@ -18,6 +20,12 @@ from corral.core import errors
 #: cut off while it sends mostly sees a reset connection and not the reason.
 DISCARDED: Final = 64 * MIB
 DISCARD_S: Final = 10.0
+
+#: Bytes of all bodies that are read whole, over all requests at work; with their copies about three times as much.
+HELD: Final = 512 * MIB
+
+#: Seconds for a whole body: the longest that clients wait for an answer.
+READ_S: Final = 600.0
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -61,34 +69,60 @@ class Incoming:
             return  # it is too slow: the reason is sent while it is still sending
 
 
-async def read(route: Route, scope: Scope, receive: Receive) -> bytes:
-    """The whole body, within the route's limit. Raises errors.TooLarge, errors.Invalid."""
-    declared = header(scope, b"content-length")
-    if declared is not None and declared.isdecimal() and int(declared) > route.body_limit:
-        raise _too_large(route)
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        part: bytes = message.get("body", b"")
-        size += len(part)
-        if size > route.body_limit:
+class Intaker:
+    """Reads bodies whole: each within its route's limit, and all that are at work within HELD."""
+
+    def __init__(self) -> None:
+        self.held = 0
+
+    @contextlib.asynccontextmanager
+    async def reading(self, route: Route, scope: Scope, receive: Receive) -> AsyncIterator[bytes]:
+        """The body, counted for as long as the context lasts.
+
+        Raises errors.TooLarge, errors.Invalid, errors.Exhausted, errors.TimedOut, ClientDisconnect.
+        """
+        declared = header(scope, b"content-length")
+        if declared is not None and declared.isdecimal() and int(declared) > route.body_limit:
             raise _too_large(route)
-        parts.append(part)
-        if not message.get("more_body", False):
-            break
-    body = b"".join(parts)
+        parts: list[bytes] = []
+        try:
+            try:
+                async with asyncio.timeout(READ_S):
+                    await self._read(route, receive, parts)
+            except TimeoutError:
+                raise errors.TimedOut(f"cannot {route.does}: the body took over {READ_S:g} s") from None
+            yield _checked(route, scope, b"".join(parts))
+        finally:
+            self.held -= sum(map(len, parts))
+
+    async def _read(self, route: Route, receive: Receive, parts: list[bytes]) -> None:
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size > route.body_limit:
+                raise _too_large(route)
+            if self.held + len(part) > HELD:
+                raise errors.Exhausted(f"cannot {route.does}: over {HELD // MIB} MiB of bodies are at work; try again")
+            self.held += len(part)
+            parts.append(part)
+            if not message.get("more_body", False):
+                return
+
+
+def _checked(route: Route, scope: Scope, body: bytes) -> bytes:
+    """The body as its handler takes it. Raises errors.Invalid for another content type than JSON."""
     if not body:
         _declare_json(scope)
         return b"{}" if route.intake is Intake.JSON else b""
     if route.intake is Intake.JSON:
         kind = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            raise errors.Invalid(
-                f"cannot {route.does}: content-type must be application/json, not {kind[:100] or 'absent'}"
-            )
+            told = kind[:100] or "absent"
+            raise errors.Invalid(f"cannot {route.does}: content-type must be application/json, not {told}")
     return body
 
 

@@ -43,14 +43,13 @@ class Gate:
         self._identity = identity
         self._replays = replays
         self.drain = drain
+        self._intaker = bodies.Intaker()
         self._log = log.get("api")
         self.tasks: set[asyncio.Task[Any]] = set()  #: requests that are at work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            raise NotImplementedError(
-                "serve this application without lifespan: the daemon starts and stops its parts"
-            )
+            raise NotImplementedError("serve this application without lifespan: the daemon starts and stops its parts")
         async with self._owned():
             if scope["type"] == "websocket":
                 await self._socket(scope, receive, send)
@@ -127,13 +126,13 @@ class Gate:
         if route.intake is Intake.STREAM:
             await self._inner(scope, receive, answer.send)
             return
-        body = await bodies.read(route, scope, receive)
-        again = bodies.Reread(body, receive)
-        request_id = bodies.header(scope, b"x-request-id") if route.replay else None
-        if request_id is None:
-            await self._inner(scope, again, answer.send)
-            return
-        await self._once(route, scope, again, answer, account_id, request_id)
+        async with self._intaker.reading(route, scope, receive) as body:
+            again = bodies.Reread(body, receive)
+            request_id = bodies.header(scope, b"x-request-id") if route.replay else None
+            if request_id is None:
+                await self._inner(scope, again, answer.send)
+            else:
+                await self._once(route, scope, again, answer, account_id, request_id)
 
     async def _once(
         self,
@@ -145,9 +144,7 @@ class Gate:
         request_id: str,
     ) -> None:
         if len(request_id) > _MAX_REQUEST_ID:
-            raise errors.Invalid(
-                f"cannot {route.does}: x-request-id: must be at most {_MAX_REQUEST_ID} characters"
-            )
+            raise errors.Invalid(f"cannot {route.does}: x-request-id: must be at most {_MAX_REQUEST_ID} characters")
 
         parts = (account_id, scope["method"], scope["path"], request_id)
         key = replay.digest(*(part.encode() for part in parts), scope["query_string"], receive.body)
@@ -211,9 +208,7 @@ def _check_query(scope: Scope, route: Route) -> None:
     if len(query) > _MAX_QUERY:
         raise errors.TooLarge(f"cannot {route.does}: the query is over {_MAX_QUERY} bytes")
     for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
-        if name in route.query or any(
-            known.endswith("[") and name.startswith(known) for known in route.query
-        ):
+        if name in route.query or any(known.endswith("[") and name.startswith(known) for known in route.query):
             continue
         known = ", ".join(f"{one}key]" if one.endswith("[") else one for one in route.query) or "none"
         raise errors.Invalid(

@@ -83,9 +83,7 @@ def _complete(operation: dict[str, Any], route: Route) -> None:
     body = (413,) if route.intake in {Intake.JSON, Intake.STREAM} else ()
     public = route.need.resource is None
     always = () if public else _ALWAYS
-    responses.update(
-        _errors({*always, *body, *route.errors} - ({503} if "/healthz" in route.path else set()))
-    )
+    responses.update(_errors({*always, *body, *route.errors} - ({503} if "/healthz" in route.path else set())))
     operation["security"] = [] if public else [{"bearerAuth": []}]
     if route.intake is Intake.STREAM:
         operation["requestBody"] = _FORM

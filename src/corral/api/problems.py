@@ -60,9 +60,7 @@ def of(error: Exception, does: str) -> Problem | None:
             return Problem(errors.Invalid.status, refused(does, error.errors()), errors.Invalid.kind)
         case MethodNotAllowed():
             allowed = ", ".join(error.allowed)
-            return Problem(
-                405, f"cannot {does}: this route takes {allowed}", "method-not-allowed", error.allowed
-            )
+            return Problem(405, f"cannot {does}: this route takes {allowed}", "method-not-allowed", error.allowed)
         case HTTPException():
             return Problem(error.status_code, f"cannot {does}: {error.detail}", errors.Invalid.kind)
     return None
@@ -140,7 +138,8 @@ def _what(problem: Mapping[str, Any]) -> str:
             return f"type must be one of {context['expected_tags']}, not {_short(context['tag'])}"
         case "greater_than_equal" | "less_than_equal":
             bound = "at least" if kind == "greater_than_equal" else "at most"
-            return f"must be {bound} {context['ge' if 'ge' in context else 'le']:g}, not {_short(problem.get('input'))}"
+            limit = context["ge" if "ge" in context else "le"]
+            return f"must be {bound} {limit:g}, not {_short(problem.get('input'))}"
     text = str(problem["msg"])
     return text[:1].lower() + text[1:]
 

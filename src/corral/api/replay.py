@@ -49,6 +49,7 @@ class Replays:
         self._store = store
         self._clock = clock
         self._running: dict[bytes, asyncio.Future[None]] = {}
+        self._kept: set[bytes] = set()  #: of those that run: the act itself has kept its answer
         self._swept_ms = 0
 
     async def once(self, digest: bytes, act: Callable[[], Awaitable[Answer]]) -> tuple[Answer, bool]:
@@ -64,16 +65,18 @@ class Replays:
             if kept is not None:
                 return kept, True
             answer = await act()
-            if answer.keepable:
-                await self._store.write(partial(self._keep_unless_kept, digest, answer))
+            if answer.keepable and digest not in self._kept:
+                await self._store.write(partial(self._insert, digest, answer))
             return answer, False
         finally:
+            self._kept.discard(digest)
             del self._running[digest]
             done.set_result(None)
 
     def keep(self, digest: bytes, connection: sa.Connection, body: bytes) -> None:
         """Keep an answer of 200 in the transaction of the act itself."""
-        self._insert(connection, digest, Answer(200, body))
+        self._insert(digest, Answer(200, body), connection)
+        self._kept.add(digest)
 
     # -- inside, on the store's threads
 
@@ -85,11 +88,7 @@ class Replays:
         row = connection.execute(query).one_or_none()
         return None if row is None else Answer(status=row.status, body=row.body)
 
-    def _keep_unless_kept(self, digest: bytes, answer: Answer, connection: sa.Connection) -> None:
-        if self._find(digest, connection) is None:
-            self._insert(connection, digest, answer)
-
-    def _insert(self, connection: sa.Connection, digest: bytes, answer: Answer) -> None:
+    def _insert(self, digest: bytes, answer: Answer, connection: sa.Connection) -> None:
         now = self._clock.now_ms()
         if now - self._swept_ms >= SWEEP_MS:
             self._swept_ms = now

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from corral.api.health import HealthRoutes, HealthView
 from corral.api.routing import MIB, Intake, Route
-from corral.devboxes import wire
+from corral.devboxes import views
 from corral.devboxes.execution_routes import ExecutionRoutes
 from corral.devboxes.routes import DevboxRoutes, FileRoutes
 from corral.http.model import View
@@ -57,20 +57,16 @@ def rows(on: Handlers) -> Iterator[Route]:
 
 def _executions(on: ExecutionRoutes) -> Iterator[Route]:
     # Running a command is the strongest right over a devbox; looking at what was said is reading.
-    view = wire.ExecutionView
+    view = views.ExecutionView
     last = ("last_n",)
-    yield _post(
-        f"{_DEVBOX}/execute", on.execute, WRITE, "execute command", answers=view, query=last, errors=(404,)
-    )
-    yield _post(
-        f"{_DEVBOX}/execute_async", on.execute_async, WRITE, "execute command", answers=view, errors=(404,)
-    )
+    yield _post(f"{_DEVBOX}/execute", on.execute, WRITE, "execute command", answers=view, query=last, errors=(404,))
+    yield _post(f"{_DEVBOX}/execute_async", on.execute_async, WRITE, "execute command", answers=view, errors=(404,))
     yield _post(
         f"{_DEVBOX}/execute_sync",
         on.execute_sync,
         WRITE,
         "execute command",
-        answers=wire.ExecutionDetailView,
+        answers=views.ExecutionDetailView,
         errors=(404, 408),
     )
     yield _get(_EXECUTION, on.retrieve, READ, "show execution", answers=view, query=last, errors=(404,))
@@ -83,19 +79,15 @@ def _executions(on: ExecutionRoutes) -> Iterator[Route]:
         query=last,
         errors=(404, 408),
     )
-    yield _stream(
-        f"{_EXECUTION}/stream_stdout_updates", on.stream_stdout_updates, "stream output", wire.OutputView
-    )
-    yield _stream(
-        f"{_EXECUTION}/stream_stderr_updates", on.stream_stderr_updates, "stream output", wire.OutputView
-    )
+    yield _stream(f"{_EXECUTION}/stream_stdout_updates", on.stream_stdout_updates, "stream output", views.OutputView)
+    yield _stream(f"{_EXECUTION}/stream_stderr_updates", on.stream_stderr_updates, "stream output", views.OutputView)
     yield _post(f"{_EXECUTION}/kill", on.kill, WRITE, "kill execution", answers=view, errors=(404,))
     yield _post(
         f"{_EXECUTION}/send_std_in",
         on.send_std_in,
         WRITE,
         "send to standard input",
-        answers=wire.SendStdInView,
+        answers=views.SendStdInView,
         errors=(404,),
         replay=True,
     )
@@ -104,18 +96,16 @@ def _executions(on: ExecutionRoutes) -> Iterator[Route]:
         on.list,
         READ,
         "list executions",
-        answers=wire.ExecutionListView,
+        answers=views.ExecutionListView,
         query=_PAGE,
         errors=(404,),
     )
     yield _post(f"{_DEVBOX}/terminal", on.terminal, WRITE, "open terminal", answers=view, errors=(404,))
-    yield Route(
-        "WEBSOCKET", f"{_EXECUTION}/attach", on.attach, WRITE, "attach to terminal", intake=Intake.SOCKET
-    )
+    yield Route("WEBSOCKET", f"{_EXECUTION}/attach", on.attach, WRITE, "attach to terminal", intake=Intake.SOCKET)
 
 
 def _devboxes(on: DevboxRoutes) -> Iterator[Route]:
-    view = wire.DevboxView
+    view = views.DevboxView
     create: dict[str, Any] = {
         "answers": view,
         "replay": True,
@@ -123,12 +113,10 @@ def _devboxes(on: DevboxRoutes) -> Iterator[Route]:
         "errors": (429, 503),
     }
     yield _post("/v1/devboxes", on.create, WRITE, "create devbox", **create)
-    yield _post(
-        "/v1/devboxes/create_and_await_running", on.create_and_await_running, WRITE, "create devbox", **create
-    )
+    yield _post("/v1/devboxes/create_and_await_running", on.create_and_await_running, WRITE, "create devbox", **create)
     filters = ("status", "name", "metadata[", *_PAGE)
-    yield _get("/v1/devboxes", on.list, READ, "list devboxes", answers=wire.DevboxListView, query=filters)
-    yield _stream("/v1/devboxes/evictions/watch", on.watch_evictions, "watch evictions", wire.EvictionView)
+    yield _get("/v1/devboxes", on.list, READ, "list devboxes", answers=views.DevboxListView, query=filters)
+    yield _stream("/v1/devboxes/evictions/watch", on.watch_evictions, "watch evictions", views.EvictionView)
     yield _get(_DEVBOX, on.retrieve, READ, "show devbox", answers=view, errors=(404,))
     yield _post(_DEVBOX, on.update, WRITE, "update devbox", answers=view, errors=(404,))
     yield _post(
@@ -148,19 +136,15 @@ def _devboxes(on: DevboxRoutes) -> Iterator[Route]:
         query=("force",),
         errors=(404,),
     )
-    yield _post(
-        f"{_DEVBOX}/keep_alive", on.keep_alive, WRITE, "keep devbox alive", answers=dict, errors=(404,)
-    )
-    yield _get(f"{_DEVBOX}/usage", on.usage, READ, "show usage", answers=wire.UsageView, errors=(404,))
+    yield _post(f"{_DEVBOX}/keep_alive", on.keep_alive, WRITE, "keep devbox alive", answers=dict, errors=(404,))
+    yield _get(f"{_DEVBOX}/usage", on.usage, READ, "show usage", answers=views.UsageView, errors=(404,))
     one = ("execution_id", "shell_name")
-    yield _get(
-        f"{_DEVBOX}/logs", on.logs, READ, "show logs", answers=wire.LogListView, query=one, errors=(404,)
-    )
+    yield _get(f"{_DEVBOX}/logs", on.logs, READ, "show logs", answers=views.LogListView, query=one, errors=(404,))
 
 
 def _files(on: FileRoutes) -> Iterator[Route]:
     # Files may hold secrets, and opening one runs in the box: reading them takes the right to use the devbox.
-    done = wire.ExecutionDetailView
+    done = views.ExecutionDetailView
     yield _post(
         f"{_DEVBOX}/read_file_contents",
         on.read_file_contents,
@@ -190,16 +174,12 @@ def _files(on: FileRoutes) -> Iterator[Route]:
         media_type="application/octet-stream",
         errors=(404,),
     )
-    yield _post(
-        f"{_DEVBOX}/list_files", on.list_files, WRITE, "list files", answers=wire.FileListView, errors=(404,)
-    )
+    yield _post(f"{_DEVBOX}/list_files", on.list_files, WRITE, "list files", answers=views.FileListView, errors=(404,))
 
 
 def _others(on: Handlers) -> Iterator[Route]:
     yield _get("/healthz", on.health.healthz, PUBLIC, "check health", answers=HealthView, errors=(503,))
-    yield _get(
-        "/v1/accounts/me", on.identity.me, ACCOUNT_READ, "show account", answers=identity_wire.AccountView
-    )
+    yield _get("/v1/accounts/me", on.identity.me, ACCOUNT_READ, "show account", answers=identity_wire.AccountView)
     yield _post(
         "/v1/apikeys",
         on.identity.create_key,

@@ -37,9 +37,7 @@ class Route:
     intake: Intake = Intake.NONE
     body_limit: int = MIB
     replay: bool = False  #: a repeat with the same x-request-id gets the first answer
-    query: tuple[
-        str, ...
-    ] = ()  #: query parameters, beside the handler's, that end with a `[`: any key may follow
+    query: tuple[str, ...] = ()  #: query parameters, beside the handler's, that end with a `[`: any key may follow
     answers: type[Any] | None = None  #: schema of the answer; None: the handler makes the response itself
     media_type: str = "application/json"
     errors: tuple[int, ...] = ()  #: statuses beside those that every route has

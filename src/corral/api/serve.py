@@ -112,6 +112,4 @@ def _probe(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             remedy = "choose another with --listen" if error.errno == errno.EADDRINUSE else "check --listen"
-            raise errors.Unavailable(
-                f"cannot listen on {host}:{port}: {error.strerror}", remedy=remedy
-            ) from error
+            raise errors.Unavailable(f"cannot listen on {host}:{port}: {error.strerror}", remedy=remedy) from error

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from corral.core import errors
-from corral.devboxes import model, service, wire
+from corral.devboxes import model, service, views, wire
 from corral.devboxes.routes import DevboxId
 from corral.http import hold, params
 from corral.http.events import EventStream
@@ -57,7 +57,7 @@ class ExecutionRoutes:
         devbox_id: DevboxId,
         body: wire.ExecuteBody,
         last_n: params.LastN = DEFAULT_LINES,
-    ) -> wire.ExecutionView:
+    ) -> views.ExecutionView:
         """Start a command and wait for its end for a while. The same `command_id` is the same execution."""
         account_id = params.account_id(request)
         execution = await self._executions.start(
@@ -69,7 +69,7 @@ class ExecutionRoutes:
 
     async def execute_async(
         self, request: Request, devbox_id: DevboxId, body: wire.ExecuteAsyncBody
-    ) -> wire.ExecutionView:
+    ) -> views.ExecutionView:
         """Start a command. A repeat of the request (same x-request-id) is the same execution."""
         execution = await self._executions.start(
             params.account_id(request),
@@ -83,7 +83,7 @@ class ExecutionRoutes:
 
     async def execute_sync(
         self, request: Request, devbox_id: DevboxId, body: wire.ExecuteSyncBody
-    ) -> wire.ExecutionDetailView:
+    ) -> views.ExecutionDetailView:
         """Run a command to its end. A repeat of the request (same x-request-id) waits for the same execution."""
         account_id = params.account_id(request)
         command_id = repeat_id(request, body.command)
@@ -94,7 +94,7 @@ class ExecutionRoutes:
         execution = await hold.hold(request, waiting)
         stdout, more_stdout = await self._output(execution, Stream.STDOUT)
         stderr, more_stderr = await self._output(execution, Stream.STDERR)
-        return wire.ExecutionDetailView(
+        return views.ExecutionDetailView(
             devbox_id=devbox_id,
             exit_status=-1 if execution.exit_code is None else execution.exit_code,
             stdout=stdout,
@@ -104,9 +104,7 @@ class ExecutionRoutes:
             shell_name=execution.shell_name,
         )
 
-    async def terminal(
-        self, request: Request, devbox_id: DevboxId, body: wire.TerminalBody
-    ) -> wire.ExecutionView:
+    async def terminal(self, request: Request, devbox_id: DevboxId, body: wire.TerminalBody) -> views.ExecutionView:
         """Start a login shell, or a command, on a terminal; connect to it at `…/executions/{id}/attach`."""
         execution = await self._executions.start(
             params.account_id(request),
@@ -123,7 +121,7 @@ class ExecutionRoutes:
         devbox_id: DevboxId,
         execution_id: ExecutionId,
         last_n: params.LastN = DEFAULT_LINES,
-    ) -> wire.ExecutionView:
+    ) -> views.ExecutionView:
         """The execution as it is now, also after the end of its devbox."""
         execution = await self._executions.get(params.account_id(request), devbox_id, execution_id)
         return self._view(execution, last_n)
@@ -135,7 +133,7 @@ class ExecutionRoutes:
         limit: params.Limit = 20,
         starting_after: params.StartingAfter = None,
         include_total_count: params.IncludeTotalCount = True,  # noqa: FBT002 - a query parameter
-    ) -> wire.ExecutionListView:
+    ) -> views.ExecutionListView:
         """Executions of the devbox, newest first."""
         page = await self._executions.list(
             params.account_id(request),
@@ -144,8 +142,8 @@ class ExecutionRoutes:
             starting_after=starting_after,
             count=include_total_count,
         )
-        views = [wire.execution_view(execution) for execution in page.items]
-        return wire.ExecutionListView(executions=views, has_more=page.has_more, total_count=page.total)
+        shown = [views.execution_view(execution) for execution in page.items]
+        return views.ExecutionListView(executions=shown, has_more=page.has_more, total_count=page.total)
 
     async def wait_for_status(
         self,
@@ -154,18 +152,16 @@ class ExecutionRoutes:
         execution_id: ExecutionId,
         body: wire.WaitForCommandBody,
         last_n: params.LastN = DEFAULT_LINES,
-    ) -> wire.ExecutionView:
+    ) -> views.ExecutionView:
         """Answer once the execution is in one of the statuses; 408 when it was not within the time."""
         statuses = frozenset(model.ExecutionStatus(status) for status in body.statuses)
         timeout_s = OPTIMISTIC_S if body.timeout_seconds is None else body.timeout_seconds
-        waiting = self._executions.wait(
-            params.account_id(request), devbox_id, execution_id, statuses, timeout_s
-        )
+        waiting = self._executions.wait(params.account_id(request), devbox_id, execution_id, statuses, timeout_s)
         return self._view(await hold.hold(request, waiting), last_n)
 
     async def kill(
         self, request: Request, devbox_id: DevboxId, execution_id: ExecutionId, body: wire.KillBody
-    ) -> wire.ExecutionView:
+    ) -> views.ExecutionView:
         """Kill the command, or its whole process group. One that has ended stays as it is."""
         execution = await self._executions.kill(
             params.account_id(request), devbox_id, execution_id, group=bool(body.kill_process_group)
@@ -174,7 +170,7 @@ class ExecutionRoutes:
 
     async def send_std_in(
         self, request: Request, devbox_id: DevboxId, execution_id: ExecutionId, body: wire.SendStdInBody
-    ) -> wire.SendStdInView:
+    ) -> views.SendStdInView:
         """Write text to the command's standard input, close it (EOF), or interrupt the command."""
         if (body.text is None) == (body.signal is None):
             raise errors.Invalid("cannot send to standard input: give exactly one of text and signal")
@@ -186,7 +182,7 @@ class ExecutionRoutes:
             eof=body.signal == "EOF",
             interrupt=body.signal == "INTERRUPT",
         )
-        return wire.SendStdInView(devbox_id=devbox_id, execution_id=execution_id, success=True)
+        return views.SendStdInView(devbox_id=devbox_id, execution_id=execution_id, success=True)
 
     async def stream_stdout_updates(
         self, request: Request, devbox_id: DevboxId, execution_id: ExecutionId, offset: Offset = 0
@@ -228,12 +224,12 @@ class ExecutionRoutes:
         except errors.TimedOut:
             return await self._executions.get(account_id, execution.devbox_id, execution.id)
 
-    def _view(self, execution: model.Execution, last_n: int) -> wire.ExecutionView:
+    def _view(self, execution: model.Execution, last_n: int) -> views.ExecutionView:
         if execution.status is not model.ExecutionStatus.COMPLETED:
-            return wire.execution_view(execution)
+            return views.execution_view(execution)
         stdout = self._executions.tail(execution, Stream.STDOUT, last_n)
         stderr = self._executions.tail(execution, Stream.STDERR, last_n)
-        return wire.execution_view(execution, stdout, stderr)
+        return views.execution_view(execution, stdout, stderr)
 
     async def _output(self, execution: model.Execution, stream: Stream) -> tuple[str, bool]:
         """Output from its beginning, at most SYNC_OUTPUT bytes, and whether there is more."""

@@ -143,9 +143,7 @@ def _custom_size(parameters: wire.LaunchParameters) -> tuple[float, int, int]:
 
 
 def _keep_alive(parameters: wire.LaunchParameters) -> int:
-    seconds = (
-        KEEP_ALIVE_S if parameters.keep_alive_time_seconds is None else parameters.keep_alive_time_seconds
-    )
+    seconds = KEEP_ALIVE_S if parameters.keep_alive_time_seconds is None else parameters.keep_alive_time_seconds
     if not 1 <= seconds <= MAX_KEEP_ALIVE_S:
         raise _bad("keep_alive_time_seconds", f"must be 1 to {MAX_KEEP_ALIVE_S} (48 hours), not {seconds}")
     return seconds
@@ -198,9 +196,7 @@ def _environment(variables: dict[str, str]) -> dict[str, str]:
             raise _invalid(field, f"must be at most {ENV_BYTES} bytes with its name, not {size}")
         total += size
     if total > ENV_TOTAL_BYTES:
-        raise _invalid(
-            "environment_variables", f"must be at most {ENV_TOTAL_BYTES} bytes in all, not {total}"
-        )
+        raise _invalid("environment_variables", f"must be at most {ENV_TOTAL_BYTES} bytes in all, not {total}")
     return dict(variables)
 
 
@@ -215,15 +211,11 @@ def _files(body: wire.CreateBody) -> dict[str, str]:
         if path.endswith("/"):
             raise _invalid("file_mounts", f"{path[:100]} is a directory: name a file")
     if (total := sum(len(text.encode()) for text in files.values())) > FILES_BYTES:
-        raise _invalid(
-            "file_mounts", f"must be at most {FILES_BYTES} bytes in all, not {total}: use upload_file"
-        )
+        raise _invalid("file_mounts", f"must be at most {FILES_BYTES} bytes in all, not {total}: use upload_file")
     return files
 
 
-def _effective(
-    parameters: wire.LaunchParameters, idle: wire.AfterIdle | None, architecture: str
-) -> dict[str, object]:
+def _effective(parameters: wire.LaunchParameters, idle: wire.AfterIdle | None, architecture: str) -> dict[str, object]:
     """What views echo: everything that was sent, and the defaults of the rest."""
     wanted = parameters.architecture or architecture
     if wanted != architecture:

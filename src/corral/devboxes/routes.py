@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from corral.core import errors
-from corral.devboxes import model, parameters, service, wire
+from corral.devboxes import model, parameters, service, views, wire
 from corral.http import hold, params
 from corral.http.download import Download
 from corral.http.events import EventStream
@@ -40,11 +40,11 @@ class DevboxRoutes:
         self._devboxes = devboxes
         self._architecture = architecture
 
-    async def create(self, request: Request, body: wire.CreateBody) -> wire.DevboxView:
+    async def create(self, request: Request, body: wire.CreateBody) -> views.DevboxView:
         """Create a devbox and begin its boot."""
-        return wire.devbox_view(await self._create(request, body))
+        return views.devbox_view(await self._create(request, body))
 
-    async def create_and_await_running(self, request: Request, body: wire.CreateBody) -> wire.DevboxView:
+    async def create_and_await_running(self, request: Request, body: wire.CreateBody) -> views.DevboxView:
         """Create a devbox and answer when it runs, has failed, or after 20 s with what it is then."""
         account_id = params.account_id(request)
         devbox = await self._create(request, body)
@@ -53,11 +53,11 @@ class DevboxRoutes:
             devbox = await hold.hold(request, waiting)
         except errors.TimedOut:
             devbox = await self._devboxes.get(account_id, devbox.id)
-        return wire.devbox_view(devbox)
+        return views.devbox_view(devbox)
 
-    async def retrieve(self, request: Request, devbox_id: DevboxId) -> wire.DevboxView:
+    async def retrieve(self, request: Request, devbox_id: DevboxId) -> views.DevboxView:
         """The devbox as it is now."""
-        return wire.devbox_view(await self._devboxes.get(params.account_id(request), devbox_id))
+        return views.devbox_view(await self._devboxes.get(params.account_id(request), devbox_id))
 
     async def list(
         self,
@@ -67,16 +67,12 @@ class DevboxRoutes:
         limit: params.Limit = 20,
         starting_after: params.StartingAfter = None,
         include_total_count: params.IncludeTotalCount = True,  # noqa: FBT002 - a query parameter
-    ) -> wire.DevboxListView:
+    ) -> views.DevboxListView:
         """Devboxes of the account, newest first. `metadata[key]=value` filters by metadata."""
         metadata = params.metadata_filter(request)
         observed = None if status is None else _OBSERVED.get(status)
-        if (
-            status is not None and observed is None
-        ):  # of the dialect, but no devbox of this server is ever in it
-            return wire.DevboxListView(
-                devboxes=[], has_more=False, total_count=0 if include_total_count else None
-            )
+        if status is not None and observed is None:  # of the dialect, but no devbox of this server is ever in it
+            return views.DevboxListView(devboxes=[], has_more=False, total_count=0 if include_total_count else None)
         page = await self._devboxes.list(
             params.account_id(request),
             status=observed,
@@ -86,24 +82,22 @@ class DevboxRoutes:
             starting_after=starting_after,
             count=include_total_count,
         )
-        views = [wire.devbox_view(devbox) for devbox in page.items]
-        return wire.DevboxListView(devboxes=views, has_more=page.has_more, total_count=page.total)
+        shown = [views.devbox_view(devbox) for devbox in page.items]
+        return views.DevboxListView(devboxes=shown, has_more=page.has_more, total_count=page.total)
 
-    async def update(self, request: Request, devbox_id: DevboxId, body: wire.UpdateBody) -> wire.DevboxView:
+    async def update(self, request: Request, devbox_id: DevboxId, body: wire.UpdateBody) -> views.DevboxView:
         """Change name and metadata."""
         account_id = params.account_id(request)
-        return wire.devbox_view(
+        return views.devbox_view(
             await self._devboxes.update(account_id, devbox_id, name=body.name, metadata=body.metadata)
         )
 
-    async def wait_for_status(
-        self, request: Request, devbox_id: DevboxId, body: wire.WaitBody
-    ) -> wire.DevboxView:
+    async def wait_for_status(self, request: Request, devbox_id: DevboxId, body: wire.WaitBody) -> views.DevboxView:
         """Answer once the devbox is in one of the statuses; 408 when it was not within the time."""
         statuses = frozenset(_OBSERVED[status] for status in body.statuses if status in _OBSERVED)
         timeout_s = WAIT_S if body.timeout_seconds is None else body.timeout_seconds
         waiting = self._devboxes.wait(params.account_id(request), devbox_id, statuses, timeout_s)
-        return wire.devbox_view(await hold.hold(request, waiting))
+        return views.devbox_view(await hold.hold(request, waiting))
 
     async def shutdown(
         self,
@@ -111,18 +105,20 @@ class DevboxRoutes:
         devbox_id: DevboxId,
         body: Nothing,
         force: Annotated[bool, Query(description="Also while snapshots are made.")] = False,  # noqa: FBT002
-    ) -> wire.DevboxView:
+    ) -> views.DevboxView:
         """End the devbox for good, in any state. Answers with `shutdown` at once; repeating it is harmless."""
-        return wire.devbox_view(await self._devboxes.shutdown(params.account_id(request), devbox_id))
+        return views.devbox_view(await self._devboxes.shutdown(params.account_id(request), devbox_id))
 
     async def keep_alive(self, request: Request, devbox_id: DevboxId, body: Nothing) -> dict[str, Any]:
         """Count this moment as activity for the idle policy."""
         await self._devboxes.keep_alive(params.account_id(request), devbox_id)
         return {}
 
-    async def usage(self, request: Request, devbox_id: DevboxId) -> wire.UsageView:
-        """What the devbox has used so far."""
-        return wire.usage_view(await self._devboxes.usage(params.account_id(request), devbox_id))
+    async def usage(self, request: Request, devbox_id: DevboxId) -> views.UsageView:
+        """What the devbox has had so far, and what its box uses now."""
+        account_id = params.account_id(request)
+        had = await self._devboxes.usage(account_id, devbox_id)
+        return views.usage_view(had, await self._devboxes.consumption(account_id, devbox_id))
 
     async def logs(
         self,
@@ -130,13 +126,11 @@ class DevboxRoutes:
         devbox_id: DevboxId,
         execution_id: Annotated[str | None, Query(pattern=wire.EXECUTION_ID)] = None,
         shell_name: Annotated[str | None, Query(max_length=256)] = None,
-    ) -> wire.LogListView:
+    ) -> views.LogListView:
         """The devbox's log, also after its end."""
         entries = await self._devboxes.logs(params.account_id(request), devbox_id, execution_id=execution_id)
-        views = [wire.log_view(entry) for entry in entries]
-        return wire.LogListView(
-            logs=[view for view in views if shell_name is None or view.shell_name == shell_name]
-        )
+        shown = [views.log_view(entry) for entry in entries]
+        return views.LogListView(logs=[view for view in shown if shell_name is None or view.shell_name == shell_name])
 
     async def _create(self, request: Request, body: wire.CreateBody) -> model.Devbox:
         """Create; a repeat of the request gets the view of this moment, even if the server dies before it answers."""
@@ -145,7 +139,7 @@ class DevboxRoutes:
 
         def kept(connection: sa.Connection, devbox: model.Devbox) -> None:
             if keep is not None:
-                keep(connection, wire.devbox_view(devbox).model_dump_json(exclude_none=True).encode())
+                keep(connection, views.devbox_view(devbox).model_dump_json(exclude_none=True).encode())
 
         return await self._devboxes.create(params.account_id(request), wish, also=kept)
 
@@ -160,19 +154,17 @@ class FileRoutes:
     def __init__(self, files: service.Files) -> None:
         self._files = files
 
-    async def read_file_contents(
-        self, request: Request, devbox_id: DevboxId, body: wire.ReadFileBody
-    ) -> Response:
+    async def read_file_contents(self, request: Request, devbox_id: DevboxId, body: wire.ReadFileBody) -> Response:
         """A UTF-8 file as text/plain."""
         text = await self._files.read_text(params.account_id(request), devbox_id, body.file_path)
         return PlainTextResponse(text)
 
     async def write_file_contents(
         self, request: Request, devbox_id: DevboxId, body: wire.WriteFileBody
-    ) -> wire.ExecutionDetailView:
+    ) -> views.ExecutionDetailView:
         """Write a text file whole, making its folders."""
         await self._files.write_text(params.account_id(request), devbox_id, body.file_path, body.contents)
-        return wire.ExecutionDetailView(devbox_id=devbox_id, exit_status=0, stdout="", stderr="")
+        return views.ExecutionDetailView(devbox_id=devbox_id, exit_status=0, stdout="", stderr="")
 
     async def upload_file(self, request: Request, devbox_id: DevboxId) -> dict[str, Any]:
         """Write a file of any size. The form's `path` comes before its `file`."""
@@ -182,19 +174,15 @@ class FileRoutes:
         await self._files.upload(params.account_id(request), devbox_id, path, form.chunks())
         return {}
 
-    async def download_file(
-        self, request: Request, devbox_id: DevboxId, body: wire.DownloadFileBody
-    ) -> Response:
+    async def download_file(self, request: Request, devbox_id: DevboxId, body: wire.DownloadFileBody) -> Response:
         """A file of any kind and size."""
         reader = await self._files.download(params.account_id(request), devbox_id, body.path)
         return Download(reader, path=body.path, size=reader.info.size)
 
-    async def list_files(
-        self, request: Request, devbox_id: DevboxId, body: wire.ListFilesBody
-    ) -> wire.FileListView:
+    async def list_files(self, request: Request, devbox_id: DevboxId, body: wire.ListFilesBody) -> views.FileListView:
         """The entries of a directory."""
         entries = await self._files.list(params.account_id(request), devbox_id, body.path)
-        return wire.FileListView(files=[wire.file_view(entry) for entry in entries])
+        return views.FileListView(files=[views.file_view(entry) for entry in entries])
 
 
 async def _silence() -> AsyncIterator[Mapping[str, Any]]:

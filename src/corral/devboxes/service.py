@@ -1,7 +1,7 @@
 """What can be done with devboxes. The only module of this folder that other capabilities and the API import.
 
 Owns the wishes: a call writes a row and its event in one transaction and answers; the controller acts on the event.
-Must not talk to the runtime about a box's life.
+Must not ask the runtime to change a box's life.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from corral.core import errors, events
 from corral.core.clock import Clock
 from corral.core.ids import Ids
 from corral.core.store.store import Store
-from corral.devboxes import execution_rows, logs, rows, usage
+from corral.devboxes import execution_rows, faults, logs, rows, usage
 from corral.devboxes.executions import Executions
 from corral.devboxes.files import Files
 from corral.devboxes.model import (
@@ -31,6 +31,7 @@ from corral.devboxes.model import (
     Usage,
 )
 from corral.devboxes.vitals import Vitals
+from corral.runtime import contract
 
 # Inside the class `list` is the method.
 LogEntries = list[LogEntry]
@@ -50,10 +51,19 @@ class Devboxes:
     """See the methods. All raise errors.NotFound for what is not the account's."""
 
     def __init__(
-        self, store: Store, feed: events.Feed, executions: Executions, vitals: Vitals, *, clock: Clock, ids: Ids
+        self,
+        store: Store,
+        feed: events.Feed,
+        runtime: contract.Runtime,
+        executions: Executions,
+        vitals: Vitals,
+        *,
+        clock: Clock,
+        ids: Ids,
     ) -> None:
         self._store = store
         self._feed = feed
+        self._runtime = runtime
         self._executions = executions
         self._vitals = vitals
         self._clock = clock
@@ -155,6 +165,14 @@ class Devboxes:
     async def usage(self, account_id: str, devbox_id: str) -> Usage:
         """What the devbox has had until now, or until its end."""
         return usage.usage(await self.get(account_id, devbox_id), self._clock.now_ms())
+
+    async def consumption(self, account_id: str, devbox_id: str) -> contract.Usage | None:
+        """What its box uses of the host at this moment; None unless the devbox is running."""
+        devbox = await self.get(account_id, devbox_id)
+        if devbox.observed is not Observed.RUNNING:
+            return None
+        with faults.translated():
+            return await self._runtime.usage(devbox_id)
 
     async def logs(self, account_id: str, devbox_id: str, *, execution_id: str | None = None) -> LogEntries:
         """The devbox's log, or one execution's, oldest first; at most 1,000 lines a stream and 10,000 in all."""

@@ -41,9 +41,7 @@ class Download(Response):
         self.background = None
         self._reader = reader
         self._size = size
-        headers = {
-            "content-disposition": f"attachment; filename*=UTF-8''{quote(posixpath.basename(path), safe='')}"
-        }
+        headers = {"content-disposition": f"attachment; filename*=UTF-8''{quote(posixpath.basename(path), safe='')}"}
         if size:
             headers["content-length"] = str(size)
         self.init_headers(headers)
@@ -66,7 +64,7 @@ class Download(Response):
                     continue
                 part = chunk[: self._size - sent] if self._size else chunk
                 sent += len(part)
-                await send({"type": "http.response.body", "body": part, "more_body": True})
+                await hold.deliver(send, bytes(part))
                 if self._size and sent >= self._size:
                     break
         if sent < self._size:

@@ -29,9 +29,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self, source: AsyncIterator[Mapping[str, Any]], *, keep_alive_s: float = KEEP_ALIVE_S
-    ) -> None:
+    def __init__(self, source: AsyncIterator[Mapping[str, Any]], *, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         self.status_code = 200
         self.background = None
         self._source = source
@@ -48,14 +46,12 @@ class EventStream(Response):
             async with contextlib.aclosing(events):
                 async for event in events:
                     frame = _COMMENT if isinstance(event, hold.Tick) else _data(event)
-                    await send({"type": "http.response.body", "body": frame, "more_body": True})
+                    await hold.deliver(send, frame)
         except ClientDisconnect:
             return
         except errors.CorralError as error:
             body = {"code": error.status, "message": error.message, "kind": error.kind}
-            await send(
-                {"type": "http.response.body", "body": b"event: error\n" + _data(body), "more_body": True}
-            )
+            await hold.deliver(send, b"event: error\n" + _data(body))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -6,16 +6,18 @@ Owns the watch on both. A wait that is given up is cancelled and awaited here, s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from typing import Any, Final, TypeVar, cast
 
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.types import Receive, Send
 
 from corral.core import errors
 
 T = TypeVar("T")
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+#: Seconds for which a client may leave what is sent to it unread.
+SEND_S: Final = 300.0
 
 #: Where the gate leaves the server's Drain in a request's scope.
 DRAIN: Final = "corral.drain"
@@ -57,6 +59,15 @@ async def gone(receive: Receive) -> None:
     """Return when the client has left. To be called once the request's body has been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def deliver(send: Send, body: bytes) -> None:
+    """Send a piece of an answer. Raises ClientDisconnect when the client has not taken it for SEND_S seconds."""
+    try:
+        async with asyncio.timeout(SEND_S):
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+    except TimeoutError:
+        raise ClientDisconnect from None
 
 
 async def end(*tasks: asyncio.Future[Any]) -> None:
@@ -116,9 +127,7 @@ async def held(
                 yield value
                 following = asyncio.ensure_future(_next(source))
             elif stopping is not None and stopping.done():
-                raise errors.TimedOut(
-                    "cannot stream any longer: the server is stopping; resume at the last offset"
-                )
+                raise errors.TimedOut("cannot stream any longer: the server is stopping; resume at the last offset")
             else:
                 yield TICK
     finally:

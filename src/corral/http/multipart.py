@@ -6,6 +6,7 @@ send them; a file of at most EARLY bytes may come first.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Final
@@ -18,6 +19,9 @@ from corral.core import errors
 
 #: Bytes of a file that are kept while a field after it is still missing.
 EARLY: Final = 1024 * 1024
+
+#: Seconds for which a client may send nothing.
+SILENCE_S: Final = 120.0
 
 #: Bytes of all fields and part headers together.
 FIELDS: Final = 64 * 1024
@@ -33,7 +37,7 @@ class FileForm:
         self.fields: dict[str, str] = {}
         self._parser = self._make_parser(request)
         self._pending: deque[bytes] = deque()
-        self._held = 0
+        self.held = 0
         self._small = 0
         self._header = (bytearray(), bytearray())
         self._part: str | None = None
@@ -47,7 +51,7 @@ class FileForm:
             if self._complete:
                 missing = sorted(self._wanted - self.fields.keys()) or [self._file_name]
                 raise errors.Invalid(f"cannot read form: {missing[0]}: is missing")
-            if self._held > EARLY:
+            if self.held > EARLY:
                 late = ", ".join(sorted(self._wanted - self.fields.keys()))
                 raise errors.Invalid(
                     f"cannot read form: put the field {late} before the file, which is over {EARLY} bytes"
@@ -59,14 +63,18 @@ class FileForm:
         while True:
             while self._pending:
                 chunk = self._pending.popleft()
-                self._held -= len(chunk)
+                self.held -= len(chunk)
                 yield chunk
             if self._complete:
                 return
             await self._feed()
 
     async def _feed(self) -> None:
-        message = await self._request.receive()
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                message = await self._request.receive()
+        except TimeoutError:
+            raise errors.TimedOut(f"cannot read form: nothing came for {SILENCE_S:g} s") from None
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         body: bytes = message.get("body", b"")
@@ -131,7 +139,7 @@ class FileForm:
     def _on_part_data(self, data: bytes, start: int, stop: int) -> None:
         if self._part == self._file_name:
             self._pending.append(data[start:stop])
-            self._held += stop - start
+            self.held += stop - start
             return
         self._count(stop - start)
         self._text += data[start:stop]

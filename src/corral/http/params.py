@@ -16,9 +16,7 @@ from corral.core import errors
 ACCOUNT: Final = "corral.account_id"
 
 Limit = Annotated[int, Query(ge=1, le=5000, description="Items of one page.")]
-StartingAfter = Annotated[
-    str | None, Query(max_length=256, description="The id of the last item of the page before.")
-]
+StartingAfter = Annotated[str | None, Query(max_length=256, description="The id of the last item of the page before.")]
 IncludeTotalCount = Annotated[bool, Query(description="False leaves total_count out, which is faster.")]
 LastN = Annotated[int, Query(ge=1, le=100_000, description="Lines of each stream, counted from its end.")]
 

@@ -17,9 +17,7 @@ _USABLE: Final = re.compile(r"[0-9A-Za-z._~+/=-]{16,512}")
 def check(key: str) -> None:
     """Raise errors.Invalid when `key` cannot serve as a key."""
     if not _USABLE.fullmatch(key):
-        raise errors.Invalid(
-            "cannot use CORRAL_API_KEY: it must be 16 to 512 letters, digits or any of . _ ~ + / = -"
-        )
+        raise errors.Invalid("cannot use CORRAL_API_KEY: it must be 16 to 512 letters, digits or any of . _ ~ + / = -")
 
 
 def read_or_write(path: Path, make: Callable[[], str]) -> tuple[str, bool]:

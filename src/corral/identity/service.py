@@ -62,13 +62,9 @@ class Identity:
         scheme, _, key = (header or "").partition(" ")
         key = key.strip()
         if not header:
-            raise errors.Unauthenticated(
-                "cannot authenticate: there is no Authorization header; send `Bearer <key>`"
-            )
+            raise errors.Unauthenticated("cannot authenticate: there is no Authorization header; send `Bearer <key>`")
         if scheme.lower() != "bearer" or not key:
-            raise errors.Unauthenticated(
-                "cannot authenticate: the Authorization header is not `Bearer <key>`"
-            )
+            raise errors.Unauthenticated("cannot authenticate: the Authorization header is not `Bearer <key>`")
         digest = _digest(key)
         known = self._known.get(digest)
         if known is None or self._clock.monotonic() - known.checked_s > CACHE_S:
@@ -85,9 +81,7 @@ class Identity:
             raise errors.NotFound(f"cannot show account {account_id}: there is none")
         return Account(**row)
 
-    async def create_key(
-        self, account_id: str, *, name: str = "", expires_at_ms: int | None = None
-    ) -> CreatedKey:
+    async def create_key(self, account_id: str, *, name: str = "", expires_at_ms: int | None = None) -> CreatedKey:
         """Make a full key for the account. Raises errors.Invalid when it would be expired already."""
         if expires_at_ms is not None and expires_at_ms <= self._clock.now_ms():
             raise errors.Invalid("cannot create API key: expires_at_ms: is in the past")
@@ -129,9 +123,7 @@ class Identity:
         self._known[digest] = known
         return known
 
-    def _row(
-        self, key_id: str, account_id: str, name: str, key: str, expires_at_ms: int | None
-    ) -> dict[str, Any]:
+    def _row(self, key_id: str, account_id: str, name: str, key: str, expires_at_ms: int | None) -> dict[str, Any]:
         return {
             "id": key_id,
             "account_id": account_id,
@@ -147,9 +139,7 @@ class Identity:
         """Add the account if there is none, and the key if it is not there."""
         if connection.execute(sa.select(API_KEYS.c.id).where(API_KEYS.c.digest == _digest(key))).first():
             return
-        account_id = connection.execute(
-            sa.select(ACCOUNTS.c.id).order_by(ACCOUNTS.c.created_at_ms).limit(1)
-        ).scalar()
+        account_id = connection.execute(sa.select(ACCOUNTS.c.id).order_by(ACCOUNTS.c.created_at_ms).limit(1)).scalar()
         if account_id is None:
             account_id = self._ids.new("acc")
             values = {"id": account_id, "name": "default", "created_at_ms": self._clock.now_ms()}

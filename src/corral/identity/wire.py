@@ -48,13 +48,9 @@ class AccountView(View):
 def account_view(account: model.Account) -> AccountView:
     """The account as clients see it; its creation as ISO 8601 in UTC."""
     created = dt.datetime.fromtimestamp(account.created_at_ms / 1000, tz=dt.UTC)
-    return AccountView(
-        id=account.id, name=account.name, created_at=created.isoformat(timespec="milliseconds")
-    )
+    return AccountView(id=account.id, name=account.name, created_at=created.isoformat(timespec="milliseconds"))
 
 
 def key_view(created: model.CreatedKey) -> KeyView:
     """The key with its secret."""
-    return KeyView(
-        id=created.id, name=created.name, key_secret=created.secret, expires_at_ms=created.expires_at_ms
-    )
+    return KeyView(id=created.id, name=created.name, key_secret=created.secret, expires_at_ms=created.expires_at_ms)

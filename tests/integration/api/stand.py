@@ -23,7 +23,6 @@ from corral.core.ids import Ids
 from corral.core.settings import Durability
 from corral.core.store import engine as engines
 from corral.core.store import migrate
-from corral.core.store.schema import METADATA
 from corral.core.store.store import Store
 from corral.devboxes.controller import Controller
 from corral.devboxes.deadlines import Limits
@@ -32,6 +31,7 @@ from corral.devboxes.lifecycle import Lifecycle, Rules
 from corral.devboxes.service import Devboxes, Executions, Files
 from corral.devboxes.vitals import Vitals
 from corral.identity.service import Identity
+from corral.identity.tables import ACCOUNTS, API_KEYS
 from corral.runtime.contract import MIB, Layer
 from corral.runtime.fake import FakeHost, FakeRuntime
 from tests.harness.server import free_port
@@ -79,15 +79,19 @@ class Stand:
 
     async def second_account(self) -> str:
         """A key of an account that has nothing."""
-        key = "ak_" + "s" * 40
-        rows = {
-            "accounts": {"id": "acc_second", "name": "second", "created_at_ms": 1},
-            "api_keys": {
-                "id": "key_second", "account_id": "acc_second", "name": "", "created_at_ms": 1,
-                "digest": hashlib.sha256(key.encode()).digest(),
-            },
-        }  # fmt: skip
-        await self.store.write(lambda one: [one.execute(METADATA.tables[name].insert(), row) for name, row in rows.items()])
+        account = {"id": "acc_second", "name": "second", "created_at_ms": 1}
+        await self.store.write(lambda one: one.execute(ACCOUNTS.insert(), account))
+        return await self._add_key("ak_" + "s" * 40, "acc_second", None)
+
+    async def restricted(self, scopes: dict[str, str]) -> str:
+        """A key of the first account that may do only this."""
+        account_id = (await self.client.get("/v1/accounts/me")).json()["id"]
+        return await self._add_key("rk_" + "s" * 40, account_id, scopes)
+
+    async def _add_key(self, key: str, account_id: str, scopes: dict[str, str] | None) -> str:
+        row = {"id": f"key_{key[:2]}", "account_id": account_id, "name": "", "created_at_ms": 1, "scopes": scopes}
+        row["digest"] = hashlib.sha256(key.encode()).digest()
+        await self.store.write(lambda one: one.execute(API_KEYS.insert(), row))
         return key
 
     def waits(self) -> int:
@@ -123,7 +127,7 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
         store=store,
         clock=clock,
         identity=identity,
-        devboxes=Devboxes(store, feed, executions, vitals, clock=clock, ids=ids),
+        devboxes=Devboxes(store, feed, runtime, executions, vitals, clock=clock, ids=ids),
         executions=executions,
         files=Files(store, runtime, vitals),
         health=health,

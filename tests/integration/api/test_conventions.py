@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from corral.api import later, replay
-from corral.runtime.fake import FakeHost
 from corral.runtime.contract import HostExhausted
+from corral.runtime.fake import FakeHost
 from tests.integration.api.stand import Stand, standing
 
 UNKNOWN = "dbx_" + "0" * 21
@@ -45,7 +45,7 @@ def told(answer: httpx.Response, status: int, kind: str, text: str) -> None:
     ],
 )
 async def test_without_a_valid_key_nothing_is_answered(stand: Stand, header: str | None, text: str) -> None:
-    headers = {} if header is None else {"authorization": header.encode()}
+    headers = {} if header is None else {b"authorization": header.encode()}
     async with httpx.AsyncClient(base_url=stand.url) as stranger:
         for path in ("/v1/devboxes", f"/v1/devboxes/{UNKNOWN}", "/v1/accounts/me", "/v1/blueprints"):
             answer = await stranger.get(path, headers=headers)
@@ -76,6 +76,17 @@ async def test_health_is_503_with_the_reasons_when_no_box_can_be_created(stand: 
     assert (answer.json()["status"], answer.json()["reasons"]) == ("unhealthy", stand.reasons)
 
 
+async def test_a_restricted_key_does_what_its_scopes_allow_and_no_more(stand: Stand) -> None:
+    devbox_id = await stand.devbox()
+    key = await stand.restricted({"devboxes": "read"})
+    headers = {"authorization": f"Bearer {key}"}
+    assert (await stand.client.get(f"/v1/devboxes/{devbox_id}", headers=headers)).status_code == 200
+    for path in (f"/v1/devboxes/{devbox_id}/execute", f"/v1/devboxes/{devbox_id}/upload_file", "/v1/devboxes"):
+        denied = await stand.client.post(path, json=COMMAND, headers=headers)
+        told(denied, 403, "forbidden", "this key has no right to write devboxes")
+    told(await stand.client.get("/v1/accounts/me", headers=headers), 403, "forbidden", "no right to read account")
+
+
 # -- routes and ids
 
 
@@ -97,7 +108,12 @@ async def test_a_malformed_id_is_400_and_a_well_formed_unknown_one_404(stand: St
 async def test_an_unknown_execution_is_404(stand: Stand) -> None:
     devbox_id = await stand.devbox()
     told(await stand.client.get(f"/v1/devboxes/{devbox_id}/executions/none"), 404, "not-found", "execution none")
-    told(await stand.client.get(f"/v1/devboxes/{devbox_id}/executions/a%20b"), 400, "invalid", "execution_id: is malformed")
+    told(
+        await stand.client.get(f"/v1/devboxes/{devbox_id}/executions/a%20b"),
+        400,
+        "invalid",
+        "execution_id: is malformed",
+    )
     path = f"/v1/devboxes/{devbox_id}/executions/none/stream_stdout_updates"
     told(await stand.client.get(path), 404, "not-found", "execution none")
 
@@ -150,13 +166,23 @@ async def test_a_body_over_the_limit_is_413_with_the_limit(stand: Stand) -> None
     path = f"/v1/devboxes/{UNKNOWN}/execute"
     big = json.dumps({"command": "x" * (1024 * 1024)}).encode()
     headers = {"content-type": "application/json"}
-    told(await stand.client.post(path, content=big, headers=headers), 413, "too-large", "the body is over 1048576 bytes")
+    told(
+        await stand.client.post(path, content=big, headers=headers),
+        413,
+        "too-large",
+        "the body is over 1048576 bytes",
+    )
 
     async def unannounced() -> Any:
         for start in range(0, len(big), 65536):
             yield big[start : start + 65536]
 
-    told(await stand.client.post(path, content=unannounced(), headers=headers), 413, "too-large", "over 1048576 bytes")
+    told(
+        await stand.client.post(path, content=unannounced(), headers=headers),
+        413,
+        "too-large",
+        "over 1048576 bytes",
+    )
 
 
 @pytest.mark.parametrize(
@@ -188,7 +214,10 @@ async def test_a_bad_execute_body_is_told_field_by_field(stand: Stand, body: dic
         ("status=asleep", "status: must be 'scheduled', "),
         (f"starting_after={UNKNOWN}", UNKNOWN),
         ("include_total_count=perhaps", "include_total_count: must be true or false"),
-        ("stauts=running", "stauts: is not a query parameter of this route; it takes status, name, metadata[key], limit"),
+        (
+            "stauts=running",
+            "stauts: is not a query parameter of this route; it takes status, name, metadata[key], limit",
+        ),
         ("metadata[a][not]=b", "write metadata[key]=value"),
         ("metadata[a]=b&metadata[a]=c", "a: is there twice"),
         ("metadata=b", "metadata: is not a query parameter"),
@@ -203,7 +232,9 @@ async def test_bad_query_parameters_are_refused_and_not_ignored(stand: Stand, qu
 
 async def test_a_wait_for_an_unknown_status_is_400(stand: Stand) -> None:
     for path in ("", "/executions/x"):
-        answer = await stand.client.post(f"/v1/devboxes/{UNKNOWN}{path}/wait_for_status", json={"statuses": ["asleep"]})
+        answer = await stand.client.post(
+            f"/v1/devboxes/{UNKNOWN}{path}/wait_for_status", json={"statuses": ["asleep"]}
+        )
         told(answer, 400, "invalid", "statuses[0]: must be ")
         answer = await stand.client.post(f"/v1/devboxes/{UNKNOWN}{path}/wait_for_status", json={"statuses": []})
         told(answer, 400, "invalid", "statuses: must have at least 1 entries")
@@ -215,7 +246,9 @@ async def test_a_wait_for_an_unknown_status_is_400(stand: Stand) -> None:
 async def test_a_repeated_create_gets_the_first_answer(stand: Stand) -> None:
     headers = {"x-request-id": "stainless-node-retry-1"}
     for path in ("/v1/devboxes", "/v1/devboxes/create_and_await_running"):
-        answers = await asyncio.gather(*(stand.client.post(path, json={"name": "a"}, headers=headers) for _ in range(5)))
+        answers = await asyncio.gather(
+            *(stand.client.post(path, json={"name": "a"}, headers=headers) for _ in range(5))
+        )
         assert len({answer.json()["id"] for answer in answers}) == 1
         assert sorted(answer.headers.get("x-corral-replayed", "") for answer in answers) == ["", *["true"] * 4]
     assert (await stand.client.get("/v1/devboxes")).json()["total_count"] == 2
@@ -249,7 +282,10 @@ async def test_a_refused_create_is_repeated_as_refused(stand: Stand) -> None:
         told(answer, 400, "invalid", "there is no blueprint")
 
 
-@pytest.mark.parametrize(("status", "kept"), [(200, True), (400, True), (404, True), (408, False), (409, False), (429, False), (500, False), (503, False)])
+@pytest.mark.parametrize(
+    ("status", "kept"),
+    [(200, True), (400, True), (404, True), (408, False), (409, False), (429, False), (500, False), (503, False)],
+)
 def test_only_finished_answers_are_kept(status: int, kept: bool) -> None:
     assert replay.Answer(status, b"").keepable is kept
 

@@ -18,7 +18,8 @@ async def test_a_devbox_is_created_runs_and_is_shut_down(stand: Stand) -> None:
     assert (view["name"], view["metadata"], view["capabilities"]) == ("one", {"a": "b"}, [])
     assert "tunnel" not in view
     waited = await stand.client.post(
-        f"/v1/devboxes/{view['id']}/wait_for_status", json={"statuses": ["running", "failure"], "timeout_seconds": 20.0}
+        f"/v1/devboxes/{view['id']}/wait_for_status",
+        json={"statuses": ["running", "failure"], "timeout_seconds": 20.0},
     )
     assert waited.json()["status"] == "running"
     assert [step["status"] for step in waited.json()["state_transitions"]][:1] == ["provisioning"]
@@ -46,7 +47,8 @@ async def test_a_wait_answers_408_after_its_time_and_never_with_another_status(s
     devbox_id = await stand.devbox()
     begun = time.monotonic()
     answer = await stand.client.post(
-        f"/v1/devboxes/{devbox_id}/wait_for_status", json={"statuses": ["suspended", "failure"], "timeout_seconds": 0.5}
+        f"/v1/devboxes/{devbox_id}/wait_for_status",
+        json={"statuses": ["suspended", "failure"], "timeout_seconds": 0.5},
     )
     assert 0.4 < time.monotonic() - begun < 5
     assert answer.status_code == 408
@@ -69,7 +71,8 @@ async def test_a_client_that_leaves_a_wait_leaves_nothing_behind(stand: Stand) -
     before = len(asyncio.all_tasks())
     body = {"statuses": ["failure"], "timeout_seconds": 25}
     waiting = [
-        asyncio.create_task(stand.client.post(f"/v1/devboxes/{devbox_id}/wait_for_status", json=body)) for _ in range(5)
+        asyncio.create_task(stand.client.post(f"/v1/devboxes/{devbox_id}/wait_for_status", json=body))
+        for _ in range(5)
     ]
     await asyncio.sleep(0.2)
     assert stand.waits() == 5

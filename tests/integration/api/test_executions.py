@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator
@@ -93,13 +94,13 @@ async def test_execute_sync_gives_all_of_the_output(stand: Stand) -> None:
 
 async def test_a_stream_is_byte_identical_and_resumes_at_any_offset(stand: Stand) -> None:
     devbox_id = await stand.devbox()
-    view = await stand.run(devbox_id, "for i in $(seq 1 2000); do echo \"line $i äöü € 🐎\"; done")
+    view = await stand.run(devbox_id, 'for i in $(seq 1 2000); do echo "line $i äöü € 🐎"; done')
     whole = "".join(f"line {n} äöü € 🐎\n" for n in range(1, 2001))
     path = f"/v1/devboxes/{devbox_id}/executions/{view['execution_id']}/stream_stdout_updates"
     chunks = [event async for event in events(stand, path)]
     assert "".join(chunk["output"] for chunk in chunks) == whole
     assert chunks[-1]["offset"] == len(whole.encode())
-    for before, after in zip(chunks, chunks[1:], strict=False):
+    for before, after in itertools.pairwise(chunks):
         assert after["offset"] - before["offset"] == len(after["output"].encode())
     rest = [event async for event in events(stand, path, offset=chunks[0]["offset"])]
     assert chunks[0]["output"] + "".join(chunk["output"] for chunk in rest) == whole
@@ -127,7 +128,9 @@ async def test_characters_that_split_lines_elsewhere_stay_inside_one_event(stand
 
 async def test_a_client_that_leaves_a_stream_leaves_nothing_behind(stand: Stand) -> None:
     devbox_id = await stand.devbox()
-    view = (await stand.client.post(f"/v1/devboxes/{devbox_id}/execute_async", json={"command": "echo hi; sleep 30"})).json()
+    view = (
+        await stand.client.post(f"/v1/devboxes/{devbox_id}/execute_async", json={"command": "echo hi; sleep 30"})
+    ).json()
     await stand.client.get("/healthz")
     before = len(asyncio.all_tasks())
     path = f"/v1/devboxes/{devbox_id}/executions/{view['execution_id']}/stream_stdout_updates"
@@ -160,7 +163,9 @@ async def test_a_repeated_send_writes_its_text_once(stand: Stand) -> None:
     base = f"/v1/devboxes/{devbox_id}/executions/{view['execution_id']}"
     for _ in range(3):
         headers = {"x-request-id": "once"}
-        assert (await stand.client.post(f"{base}/send_std_in", json={"text": "a\n"}, headers=headers)).json()["success"]
+        assert (await stand.client.post(f"{base}/send_std_in", json={"text": "a\n"}, headers=headers)).json()[
+            "success"
+        ]
     await stand.client.post(f"{base}/send_std_in", json={"signal": "EOF"})
     done = await stand.client.post(f"{base}/wait_for_status", json={"statuses": ["completed"]})
     assert done.json()["stdout"] == "a\n"
@@ -186,7 +191,9 @@ async def test_an_interrupt_ends_a_command_that_waits(stand: Stand) -> None:
 @pytest.mark.parametrize("group", [True, None])
 async def test_kill_ends_the_command_and_says_how(stand: Stand, group: bool | None) -> None:
     devbox_id = await stand.devbox()
-    view = (await stand.client.post(f"/v1/devboxes/{devbox_id}/execute_async", json={"command": "exec sleep 60"})).json()
+    view = (
+        await stand.client.post(f"/v1/devboxes/{devbox_id}/execute_async", json={"command": "exec sleep 60"})
+    ).json()
     path = f"/v1/devboxes/{devbox_id}/executions/{view['execution_id']}/kill"
     killed = (await stand.client.post(path, json={"kill_process_group": group})).json()
     assert (killed["status"], killed["exit_status"]) == ("completed", 137)

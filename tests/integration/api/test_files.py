@@ -37,7 +37,9 @@ async def test_text_is_written_and_read(stand: Stand) -> None:
         body = {"file_path": "deep/er/a.txt", "contents": text}
         answer = await stand.client.post(f"/v1/devboxes/{devbox_id}/{route}", json=body)
         assert answer.json()["exit_status"] == 0
-        read = await stand.client.post(f"/v1/devboxes/{devbox_id}/read_file_contents", json={"file_path": "~/deep/er/a.txt"})
+        read = await stand.client.post(
+            f"/v1/devboxes/{devbox_id}/read_file_contents", json={"file_path": "~/deep/er/a.txt"}
+        )
         assert (read.content, read.headers["content-type"]) == (text.encode(), "text/plain; charset=utf-8")
 
 
@@ -143,7 +145,9 @@ async def test_an_upload_that_breaks_off_leaves_the_old_file(stand: Stand) -> No
         ("list_files", {"path": "none"}, 404),
     ],
 )
-async def test_bad_paths_and_missing_files_are_told(stand: Stand, route: str, body: dict[str, Any], status: int) -> None:
+async def test_bad_paths_and_missing_files_are_told(
+    stand: Stand, route: str, body: dict[str, Any], status: int
+) -> None:
     devbox_id = await stand.devbox()
     answer = await stand.client.post(f"/v1/devboxes/{devbox_id}/{route}", json=body)
     assert answer.status_code == status, answer.text

@@ -72,7 +72,7 @@ class Stack:
         self.executions = service.Executions(self.store, self.runtime, self.followers, self.vitals, self.clock)
         self.files = service.Files(self.store, self.runtime, self.vitals)
         self.devboxes = service.Devboxes(
-            self.store, self.feed, self.executions, self.vitals, clock=self.clock, ids=ids
+            self.store, self.feed, self.runtime, self.executions, self.vitals, clock=self.clock, ids=ids
         )
         self._task = asyncio.ensure_future(self.controller.run() if control else asyncio.Event().wait())
         return self

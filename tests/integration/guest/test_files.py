@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.runtime.contract import FileKind, FileProblem, FileProblemKind, HostExhausted, User
+from corral.runtime.contract import BoxExhausted, FileKind, FileProblem, FileProblemKind, User
 from tests.integration.guest.box import Box, soon
 
 Kind = FileProblemKind
@@ -228,7 +228,7 @@ async def test_stalled_calls_are_bounded_and_leave_the_guest_able_to_answer(box:
     readers = []
     for _ in range(32):
         readers.append(await box.client.read_file("/tmp/big"))  # noqa: PERF401 - closed below
-    with pytest.raises(HostExhausted):
+    with pytest.raises(BoxExhausted):
         await box.client.read_file("/tmp/big")
     assert (await box.sh("echo fine")).stdout == b"fine\n"
     for reader in readers:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
+import signal
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from corral.runtime.contract import HostExhausted
-from tests.integration.guest.box import Box
+from corral.runtime.contract import BoxExhausted, TerminalSize
+from corral.runtime.guest import protocol
+from tests.integration.guest.box import Box, cpu_ticks
 
 MIB = 1 << 20
 
@@ -53,6 +58,42 @@ async def test_a_gibibyte_each_way_grows_neither_guest_nor_host(box: Box) -> Non
     assert private_kib(box.pid) - guest_before < 512
 
 
+async def test_everything_that_waits_costs_no_turns(box: Box) -> None:
+    async with (
+        box.start_command("/bin/sh", "-c", "stty -opost; yes", terminal=TerminalSize(), name="tty", limit=10),
+        box.start_command("sleep", "60", stdin=True, name="full"),
+    ):
+        await box.sh("sleep 60 & sleep 60 2>&1 & echo children hold the pipes")
+        deaf = [attach_without_reading(box.path, "tty") for _ in range(2)]
+        stuck = asyncio.ensure_future(box.client.write_stdin("full", b"x" * 200_000))
+        reader = await box.client.read_file("/usr/bin/python3")
+        # Past the patience with the deaf viewers, which are dropped; without viewers the command writes at full speed.
+        await asyncio.sleep(1.5)
+        await box.client.signal("tty", signal.SIGSTOP)
+        await asyncio.sleep(0.3)
+        before = cpu_ticks(box.pid)
+        await asyncio.sleep(1)
+        assert cpu_ticks(box.pid) - before <= 2
+        stuck.cancel()
+        await reader.close()
+        for sock in deaf:
+            sock.close()
+        await box.client.signal("tty", signal.SIGKILL)
+        await box.client.signal("full", signal.SIGKILL)
+
+
+async def test_a_quiet_command_is_told_to_be_alive(box: Box) -> None:
+    async with box.start_command("sleep", "60") as (name, following, _):
+        seen = 0
+        async with asyncio.timeout(protocol.HEARTBEAT_S + 10):
+            async for progress in following.events():
+                assert progress.result is None
+                seen += 1
+                break
+        assert seen == 1
+        await box.client.signal(name, signal.SIGKILL)
+
+
 async def test_a_fork_bomb_leaves_the_guest_able_to_answer_and_to_end_it(box: Box) -> None:
     group = pids_group()
     if group is None:
@@ -77,12 +118,20 @@ async def test_a_fork_bomb_leaves_the_guest_able_to_answer_and_to_end_it(box: Bo
                 await asyncio.sleep(0.05)
 
 
+def attach_without_reading(path: Path, name: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(str(path))
+    request = json.dumps({"op": "attach", "id": name}).encode()
+    sock.sendall(struct.pack("<BI", 1, len(request)) + request)
+    return sock
+
+
 async def is_refused(call: Callable[[], Awaitable[object]]) -> bool:
     """Say whether one of thirty calls finds no process left; the bomb has gaps."""
     for _ in range(30):
         try:
             await call()
-        except HostExhausted:
+        except BoxExhausted:
             return True
     return False
 

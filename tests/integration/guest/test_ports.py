@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 
 import pytest
 
 from corral.runtime.contract import PortClosed
-from tests.integration.guest.box import Box, soon
+from tests.integration.guest.box import Box, cpu_ticks, soon
 
 SERVER = """
 import socket, sys
@@ -99,9 +98,9 @@ async def test_a_host_that_does_not_read_costs_the_box_nothing(box: Box) -> None
         stream = await box.client.connect(8080)
         assert len(await stream.read()) > 0
         await asyncio.sleep(0.3)
-        before = _cpu(box)
+        before = cpu_ticks(box.pid)
         await asyncio.sleep(0.5)
-        assert _cpu(box) - before <= 2
+        assert cpu_ticks(box.pid) - before <= 2
         await stream.close()
         assert await _closes(box)
 
@@ -121,17 +120,11 @@ async def test_an_idle_connection_costs_no_turns(box: Box) -> None:
         stream = await box.client.connect(8080)
         await stream.write(b"hi")
         assert await stream.read() == b"hi"
-        before = _cpu(box)
+        before = cpu_ticks(box.pid)
         await asyncio.sleep(0.5)
-        assert _cpu(box) - before <= 1
+        assert cpu_ticks(box.pid) - before <= 1
         await stream.close()
         assert await _closes(box)
-
-
-def _cpu(box: Box) -> int:
-    """Ticks of the guest, 10 ms each."""
-    fields = Path(f"/proc/{box.pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
 
 
 async def _closes(box: Box) -> bool:

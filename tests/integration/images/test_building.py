@@ -17,7 +17,7 @@ from corral.images import build, stock, store
 from corral.images.build import Step
 from corral.images.store import ImageStore
 
-pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
 
 SMALL = stock.Flavour("small", "bookworm", ("ca-certificates",), env={"LANG": "C.UTF-8"})
 

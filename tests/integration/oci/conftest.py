@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,7 +94,10 @@ def traces(places: Places) -> list[str]:
     found = [f"mount {mount.target}" for mount in mounts.current() if str(places.data) in mount.target]
     backings = Path("/sys/block").glob("loop*/loop/backing_file")
     found += [f"loop {backing}" for backing in backings if str(places.data) in backing.read_text()]
-    found += [f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(f"**/corral-{places.instance}/*/")]
+    # What is hidden below a mount of the host's, too.
+    look = 'umount /sys/fs/cgroup/unified 2>/dev/null; find /sys/fs/cgroup -path "*/corral-$0/*"'
+    hidden = subprocess.run(["unshare", "-m", "sh", "-c", look, places.instance], capture_output=True, text=True)
+    found += [f"cgroup {line}" for line in hidden.stdout.splitlines()]
     found += [f"box {path}" for path in places.boxes.glob("*")]
     found += [f"socket {path}" for path in (places.data / "run").glob("*")]
     for claim in (places.run / "blocks").glob("*"):

@@ -45,6 +45,8 @@ def bare(folder: Path, layers: list[str]) -> None:
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     mounts.drop_unneeded([str(folder)])
+    if Path("/sys/fs/cgroup/unified").is_dir():
+        syscalls.mount("tmpfs", "/sys/fs/cgroup/unified", "tmpfs")
     for name in ("root", "upper", "work", "state"):
         (folder / name).mkdir()
     os.chown(folder / "upper", ID_BASE, ID_BASE)
@@ -64,6 +66,8 @@ def bare(folder: Path, layers: list[str]) -> None:
         subprocess.run([*crun, "delete", "--force", box], check=True)
         syscalls.umount2(str(folder / "root"), syscalls.MNT_DETACH)
         print(json.dumps([times[1] - times[0], times[2] - times[1]]), flush=True)
+    for group in Path("/sys/fs/cgroup").glob(f"[!u]*/corral-bare-{os.getpid()}"):
+        group.rmdir()
 
 
 async def ours(bench: Bench, number: int, phases: dict[str, list[float]]) -> None:

@@ -29,7 +29,10 @@ def refusal(body: dict[str, Any]) -> str:
     try:
         wish(body)
     except ValidationError as error:
-        found = problems.of(RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in error.errors()]), "create devbox")
+        found = problems.of(
+            RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in error.errors()]),
+            "create devbox",
+        )
         assert found is not None
         assert found.status == 400
         return found.message
@@ -52,9 +55,9 @@ def test_an_empty_body_is_a_small_devbox_for_an_hour() -> None:
 
 
 def test_null_is_the_same_as_absent_everywhere() -> None:
-    fields = {name: None for name in wire.CreateBody.model_fields}
+    fields = dict.fromkeys(wire.CreateBody.model_fields)
     assert wish(fields) == wish({})
-    launch_fields = {name: None for name in wire.LaunchParameters.model_fields}
+    launch_fields = dict.fromkeys(wire.LaunchParameters.model_fields)
     assert wish({"launch_parameters": launch_fields}) == wish({})
 
 
@@ -93,16 +96,25 @@ def test_custom_sizes_within_the_rules_are_taken(cpu: float, memory: int, disk: 
     [
         ({"custom_gb_memory": 4}, "custom_cpu_cores: is missing"),
         ({"custom_cpu_cores": 2}, "custom_gb_memory: is missing"),
-        ({"custom_cpu_cores": 3, "custom_gb_memory": 6}, "custom_cpu_cores: must be 0.5, 1 or a multiple of 2 up to 16, not 3"),
+        (
+            {"custom_cpu_cores": 3, "custom_gb_memory": 6},
+            "custom_cpu_cores: must be 0.5, 1 or a multiple of 2 up to 16, not 3",
+        ),
         ({"custom_cpu_cores": 18, "custom_gb_memory": 64}, "multiple of 2 up to 16, not 18"),
         ({"custom_cpu_cores": 0, "custom_gb_memory": 2}, "multiple of 2 up to 16, not 0"),
         ({"custom_cpu_cores": -2, "custom_gb_memory": 2}, "multiple of 2 up to 16, not -2"),
         ({"custom_cpu_cores": float("nan"), "custom_gb_memory": 2}, "custom_cpu_cores: must be"),
-        ({"custom_cpu_cores": 2, "custom_gb_memory": 5}, "custom_gb_memory: must be 1 or a multiple of 2 up to 64, not 5"),
+        (
+            {"custom_cpu_cores": 2, "custom_gb_memory": 5},
+            "custom_gb_memory: must be 1 or a multiple of 2 up to 64, not 5",
+        ),
         ({"custom_cpu_cores": 16, "custom_gb_memory": 66}, "up to 64, not 66"),
         ({"custom_cpu_cores": 4, "custom_gb_memory": 4}, "must be 2 to 8 GiB for each core, 8 to 32 for 4, not 4"),
         ({"custom_cpu_cores": 1, "custom_gb_memory": 10}, "2 to 8 for 1, not 10"),
-        ({"custom_cpu_cores": 1, "custom_gb_memory": 2, "custom_disk_size": 3}, "custom_disk_size: must be a multiple of 2"),
+        (
+            {"custom_cpu_cores": 1, "custom_gb_memory": 2, "custom_disk_size": 3},
+            "custom_disk_size: must be a multiple of 2",
+        ),
         ({"custom_cpu_cores": 1, "custom_gb_memory": 2, "custom_disk_size": 66}, "from 2 to 64, not 66"),
         ({"custom_cpu_cores": 1, "custom_gb_memory": 2, "custom_disk_size": 0}, "from 2 to 64, not 0"),
         ({"custom_cpu_cores": "2", "custom_gb_memory": 4}, "custom_cpu_cores: must be a number"),
@@ -116,7 +128,8 @@ def test_custom_sizes_outside_the_rules_are_refused_with_the_rule(custom: dict[s
 def test_custom_values_without_the_custom_size_are_refused() -> None:
     message = refusal({"launch_parameters": {"custom_disk_size": 8}})
     assert message == (
-        "cannot create devbox: launch_parameters.custom_disk_size: is only for resource_size_request CUSTOM_SIZE, not SMALL"
+        "cannot create devbox: launch_parameters.custom_disk_size: "
+        "is only for resource_size_request CUSTOM_SIZE, not SMALL"
     )
 
 
@@ -127,7 +140,9 @@ def test_keep_alive_is_taken_up_to_48_hours(seconds: int) -> None:
 
 @pytest.mark.parametrize("seconds", [0, -1, 172_801])
 def test_keep_alive_outside_its_limits_is_refused(seconds: int) -> None:
-    assert f"must be 1 to 172800 (48 hours), not {seconds}" in refusal({"launch_parameters": {"keep_alive_time_seconds": seconds}})
+    assert f"must be 1 to 172800 (48 hours), not {seconds}" in refusal(
+        {"launch_parameters": {"keep_alive_time_seconds": seconds}}
+    )
 
 
 def test_an_idle_policy_takes_the_place_of_keep_alive_in_both_spellings() -> None:
@@ -155,7 +170,10 @@ def test_two_idle_policies_that_differ_are_refused() -> None:
         ({"mcp": {"A": {"mcp_config": "g", "secret": "s"}}}, "mcp"),
         ({"code_mounts": [{"repo_name": "a", "repo_owner": "b"}]}, "code_mounts"),
         ({"mounts": [{"type": "code_mount", "repo_name": "a", "repo_owner": "b"}]}, "mounts[0].type code_mount"),
-        ({"mounts": [{"type": "object_mount", "object_id": "a", "object_path": "b"}]}, "mounts[0].type object_mount"),
+        (
+            {"mounts": [{"type": "object_mount", "object_id": "a", "object_path": "b"}]},
+            "mounts[0].type object_mount",
+        ),
         ({"mounts": [{"type": "agent_mount"}]}, "mounts[0].type agent_mount"),
         ({"mounts": [{"type": "broker_mount", "axon_id": "a"}]}, "mounts[0].type broker_mount"),
         ({"launch_parameters": {"network_policy_id": "npol_1"}}, "launch_parameters.network_policy_id"),
@@ -164,7 +182,10 @@ def test_two_idle_policies_that_differ_are_refused() -> None:
             {"launch_parameters": {"after_idle": {"idle_time_seconds": 9, "on_idle": "suspend"}}},
             "launch_parameters.after_idle.on_idle suspend",
         ),
-        ({"launch_parameters": {"lifecycle": {"resume_triggers": {"http": True}}}}, "launch_parameters.lifecycle.resume_triggers"),
+        (
+            {"launch_parameters": {"lifecycle": {"resume_triggers": {"http": True}}}},
+            "launch_parameters.lifecycle.resume_triggers",
+        ),
     ],
 )
 def test_what_is_not_offered_is_refused_by_name_and_not_ignored(body: dict[str, Any], field: str) -> None:
@@ -217,17 +238,26 @@ def test_mounted_files_of_both_forms_come_together() -> None:
         ({"file_mounts": {"a/": "x"}}, "is a directory"),
         ({"file_mounts": {"a\0b": "x"}}, "NUL"),
         ({"file_mounts": {"a": "x" * (8 * 1024 * 1024 + 1)}}, "must be at most 8388608 bytes in all"),
-        ({"file_mounts": {"a": "1"}, "mounts": [{"type": "file_mount", "target": "a", "content": "2"}]}, "mounted twice"),
+        (
+            {"file_mounts": {"a": "1"}, "mounts": [{"type": "file_mount", "target": "a", "content": "2"}]},
+            "mounted twice",
+        ),
         ({"mounts": [{"type": "tape_mount"}]}, "mounts[0]: type must be one of"),
         ({"mounts": [{}]}, "mounts[0]: needs a type"),
         ({"environment_variables": {"A-B": "x"}}, "environment_variables.A-B: a name is letters, digits and _"),
         ({"environment_variables": {"": "x"}}, "a name is letters"),
         ({"environment_variables": {"A": "x\0"}}, "NUL"),
         ({"environment_variables": {"A": "x" * 131_071}}, "must be at most 131071 bytes with its name"),
-        ({"environment_variables": {f"A{n}": "x" * 131_000 for n in range(9)}}, "must be at most 1048576 bytes in all"),
+        (
+            {"environment_variables": {f"A{n}": "x" * 131_000 for n in range(9)}},
+            "must be at most 1048576 bytes in all",
+        ),
         ({"environment_variables": {"A": 1}}, "environment_variables.A: must be a string"),
         ({"entrypoint": "  "}, "entrypoint: must not be blank"),
-        ({"launch_parameters": {"launch_commands": ["true", ""]}}, "launch_parameters.launch_commands[1]: must not be blank"),
+        (
+            {"launch_parameters": {"launch_commands": ["true", ""]}},
+            "launch_parameters.launch_commands[1]: must not be blank",
+        ),
         ({"launch_parameters": {"launch_commands": "true"}}, "launch_parameters.launch_commands: must be a list"),
         ({"launch_parameters": {"resource_size_request": "HUGE"}}, "resource_size_request: must be 'X_SMALL', "),
         ({"launch_parameters": {"cpus": 2}}, "launch_parameters.cpus: is not a field of this body"),
@@ -236,7 +266,10 @@ def test_mounted_files_of_both_forms_come_together() -> None:
         ({"name": "\ud800"}, "name: must be text that UTF-8 can hold"),
         ({"metadata": {"a": None}}, "metadata.a: must be a string"),
         ({"metadata": ["a"]}, "metadata: must be an object"),
-        ({"launch_parameters": {"lifecycle": {"lifecycle_hooks": {"suspend_deadline_ms": 60_001}}}}, "must be 0 to 60000"),
+        (
+            {"launch_parameters": {"lifecycle": {"lifecycle_hooks": {"suspend_deadline_ms": 60_001}}}},
+            "must be 0 to 60000",
+        ),
     ],
 )
 def test_bad_values_are_refused_with_field_and_rule(body: dict[str, Any], rule: str) -> None:

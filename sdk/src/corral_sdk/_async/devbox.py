@@ -13,7 +13,7 @@ from corral_sdk._async.execution import HOLD_S, AsyncExecution, AsyncOutput
 from corral_sdk._async.files import AsyncFiles, Progress
 from corral_sdk._async.terminal import AsyncTerminal
 from corral_sdk._async.transport import AsyncTransport, Call
-from corral_sdk.models import ENDED, DevboxInfo, ExecResult, ExecutionInfo, LogEntry, TerminalSize
+from corral_sdk.models import ENDED, Consumption, DevboxInfo, ExecResult, ExecutionInfo, LogEntry, TerminalSize
 
 
 class AsyncDevbox:
@@ -85,6 +85,14 @@ class AsyncDevbox:
     async def keep_alive(self) -> None:
         """Start its idle time anew. Raises WrongState when it does not run."""
         await self._transport.json(Call("POST", f"{self._path}/keep_alive", json={}))
+
+    async def consumption(self) -> Consumption:
+        """Return what it uses now. Raises WrongState when it does not run."""
+        answer = await self._transport.json(Call("GET", f"{self._path}/usage"))
+        now = answer.get("now")
+        if not isinstance(now, dict):
+            raise errors.WrongState(f"cannot see what devbox {self.id} uses: it is {answer.get('status')}")
+        return Consumption.from_wire(now)
 
     # -- commands
 

@@ -14,7 +14,7 @@ from corral_sdk._sync.execution import HOLD_S, Execution, Output
 from corral_sdk._sync.files import Files, Progress
 from corral_sdk._sync.terminal import Terminal
 from corral_sdk._sync.transport import Call, Transport
-from corral_sdk.models import ENDED, DevboxInfo, ExecResult, ExecutionInfo, LogEntry, TerminalSize
+from corral_sdk.models import ENDED, Consumption, DevboxInfo, ExecResult, ExecutionInfo, LogEntry, TerminalSize
 
 
 class Devbox:
@@ -86,6 +86,14 @@ class Devbox:
     def keep_alive(self) -> None:
         """Start its idle time anew. Raises WrongState when it does not run."""
         self._transport.json(Call("POST", f"{self._path}/keep_alive", json={}))
+
+    def consumption(self) -> Consumption:
+        """Return what it uses now. Raises WrongState when it does not run."""
+        answer = self._transport.json(Call("GET", f"{self._path}/usage"))
+        now = answer.get("now")
+        if not isinstance(now, dict):
+            raise errors.WrongState(f"cannot see what devbox {self.id} uses: it is {answer.get('status')}")
+        return Consumption.from_wire(now)
 
     # -- commands
 

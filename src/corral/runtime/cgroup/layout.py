@@ -33,6 +33,8 @@ class Layout:
     controllers: Mapping[str, Path]
     #: Whether memory and swap together can be limited (on v1 a boot option of the kernel's).
     swap_limit: bool = True
+    #: Where v2 is mounted beside v1.
+    second: Path | None = None
 
     @property
     def version(self) -> int:
@@ -62,7 +64,7 @@ def layout(mounts: Sequence[Mount], v2_controllers: str = "") -> Layout:
         elif mount.fstype == "cgroup2" and second is None:
             second = Path(mount.target)
     if any(name in first for name in NEEDED):
-        return Layout(Mode.V1 if second is None else Mode.HYBRID, first)
+        return Layout(Mode.V1 if second is None else Mode.HYBRID, first, second=second)
     if second is not None:
         return Layout(Mode.V2, dict.fromkeys(v2_controllers.split(), second))
     return Layout(Mode.NONE, {})

@@ -14,6 +14,7 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "the_user_of_a_command_can_be_chosen": _ONE_USER,
     "the_host_name_is_the_specs": _NO_NAMESPACES,
     "processes_of_others_are_not_seen": _NO_NAMESPACES,
+    "the_hosts_devices_stay_the_hosts": _NO_NAMESPACES,
     "a_link_does_not_lead_to_the_host": _NO_NAMESPACES,
     "ports_of_others_are_not_reached": _NO_NAMESPACES,
     "orphans_are_reaped": "orphans go to the host's process 1, whose work it is",

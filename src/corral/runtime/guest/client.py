@@ -102,7 +102,7 @@ class GuestClient:
 
         They must be regular files open for writing, and may be closed after the call. An id that the guest knows is
         not started again: `known` is then set, and the descriptors are not used.
-        Raises BadCommand, HostExhausted.
+        Raises BadCommand, BoxExhausted.
         """
         doing = f"run {_shown(spec.argv[0] if spec.argv else '')}"
         request: dict[str, object] = {
@@ -174,7 +174,7 @@ class GuestClient:
     async def read_file(
         self, path: str, *, user: str | None = None, offset: int = 0, limit: int | None = None
     ) -> FileReader:
-        """Open a regular file and read it from `offset`, at most `limit` bytes. Raises FileProblem, HostExhausted."""
+        """Open a regular file and read it from `offset`, at most `limit` bytes. Raises FileProblem, BoxExhausted."""
         doing = f"read {_shown(path)}"
         request = _file_request("read", path, user, doing) | {"offset": offset, "limit": limit}
         channel, reply = await self._start(request, doing, (), _FILE_S)
@@ -189,7 +189,7 @@ class GuestClient:
     ) -> int:
         """Write a file whole and return its size. The old content stays until the new is complete.
 
-        Raises FileProblem, HostExhausted. An error of `chunks` goes through, and the file is as before.
+        Raises FileProblem, BoxExhausted. An error of `chunks` goes through, and the file is as before.
         """
         doing = f"write {_shown(path)}"
         request = _file_request("write", path, user, doing) | {"mode": mode}
@@ -204,7 +204,7 @@ class GuestClient:
             return Fields(reply, doing).integer("bytes", 0, _SIZE_MAX)
 
     async def list_files(self, path: str, *, user: str | None = None, timeout_s: float = _FILE_S) -> list[FileInfo]:
-        """Return the entries of a directory by name, the first 10,000. Raises FileProblem, HostExhausted.
+        """Return the entries of a directory by name, the first 10,000. Raises FileProblem, BoxExhausted.
 
         Bytes of a name that are not UTF-8 are shown as U+FFFD.
         """
@@ -214,7 +214,7 @@ class GuestClient:
         return [_entry(folder, row) for row in rows]
 
     async def stat(self, path: str, *, user: str | None = None, timeout_s: float = _FILE_S) -> FileInfo:
-        """Return what `path` is, the last symlink followed. Raises FileProblem, HostExhausted."""
+        """Return what `path` is, the last symlink followed. Raises FileProblem, BoxExhausted."""
         doing = f"look at {_shown(path)}"
         return _info(await self._ask(_file_request("stat", path, user, doing), doing, timeout_s))
 

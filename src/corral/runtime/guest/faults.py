@@ -10,11 +10,11 @@ from typing import Final
 
 from corral.runtime.contract import (
     BadCommand,
+    BoxExhausted,
     BoxUnresponsive,
     ExecutionEnded,
     FileProblem,
     FileProblemKind,
-    HostExhausted,
     NoSuchExecution,
     PortClosed,
     RuntimeFailure,
@@ -63,7 +63,7 @@ def from_error(payload: bytes, doing: str) -> RuntimeFailure:
     if kind == "port-closed":
         return PortClosed(f"cannot {doing}: nothing listens there")
     if kind == "busy":
-        return HostExhausted(f"cannot {doing}: the box has no process, memory or connection left")
+        return BoxExhausted(f"cannot {doing}: the box has no process, memory or connection left")
     return BoxUnresponsive(f"cannot {doing}: the guest failed: {_printable(fields)}")
 
 

@@ -291,27 +291,10 @@ class Host:
             open_files=self._open_files,
         )
         boxed = replace(spec, env={**self._host.env, **spec.env})
-        files = {
-            "etc/hostname": f"{spec.hostname}\n",
-            "etc/hosts": f"127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 {spec.hostname}\n",
-        }
-        layers = (*spec.layers, self._layer)
-        disk = self.pool.folder(spec.id)
-        todo = [
-            *self.pool.steps(spec.id, spec.limits.disk),
-            *plan.root_plan(
-                self.places.stage,
-                layers,
-                disk,
-                owner=slot.wish.id_base,
-                files=files,
-                binds={config.GUEST_TARGET: self._guest},
-            ),
-        ]
         answer = await self._request_launch(
             box=spec.id,
             index=slot.wish.index,
-            steps=[steps.pack(step) for step in todo],
+            steps=[steps.pack(step) for step in self._steps(spec, slot.wish.id_base)],
             write={str(folder / "config.json"): json.dumps(config.bundle(boxed, place, self._seccomp))},
             socket=str(self.places.socket(spec.id)),
             pid_file=str(pid_file),
@@ -336,6 +319,30 @@ class Host:
         if not answer["ok"]:
             raise refused(f"create box {spec.id}", answer["errno"], answer["error"])
         return answer
+
+    def _steps(self, spec: BoxSpec, owner: int) -> list[steps.Step]:
+        """What the launcher's child does before the OCI runtime. `owner` is the host id of the box's root."""
+        files = {
+            "etc/hostname": f"{spec.hostname}\n",
+            "etc/hosts": f"127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 {spec.hostname}\n",
+        }
+        layers = (*spec.layers, self._layer)
+        disk = self.pool.folder(spec.id)
+        # crun makes a folder for the box there although v2 is no longer mounted in the launcher's namespace: on the
+        # host's own tmpfs, hidden below the host's mount, for ever.
+        second = self.layout.second
+        return [
+            *([steps.Cover(str(second))] if second is not None else []),
+            *self.pool.steps(spec.id, spec.limits.disk),
+            *plan.root_plan(
+                self.places.stage,
+                layers,
+                disk,
+                owner=owner,
+                files=files,
+                binds={config.GUEST_TARGET: self._guest},
+            ),
+        ]
 
     async def _request_launch(self, box: str, **fields: object) -> wire.Message:
         """Ask for a launch and stay until it has ended, even when cancelled: `remove` must not race with it."""

@@ -119,7 +119,7 @@ class BtrfsPool(DiskPool):
             os.close(held)
 
     def close(self) -> None:
-        """Unmount; the loop device frees itself. A pool that somebody looks into stays mounted, for the next `open`."""
+        """Unmount; the loop device frees itself. A pool that somebody uses stays, for the next `open`."""
         home = self.data / "pool"
         if mounts.mounted_at(home.resolve()) is None:
             return

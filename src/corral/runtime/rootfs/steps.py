@@ -202,8 +202,25 @@ class BindFile:
             os.close(tree)
 
 
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """An empty folder of memory over a folder of the host, for this box's start alone."""
+
+    kind: ClassVar[str] = "cover"
+    target: str
+
+    def describe(self) -> str:
+        """As shell."""
+        return f"mount -t tmpfs -o size=64k tmpfs {shlex.quote(self.target)}"
+
+    def execute(self, userns_of: UsernsOf) -> None:
+        """Mount it; it goes away with the mount namespace."""
+        flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+        syscalls.mount("tmpfs", self.target, "tmpfs", flags, "size=64k,mode=755")
+
+
 _KINDS: Final[Mapping[str, type[Any]]] = {
-    step.kind: step for step in (MakeSubvolume, MountImage, MakeUpper, BindLayer, MountOverlay, BindFile)
+    step.kind: step for step in (MakeSubvolume, MountImage, MakeUpper, BindLayer, MountOverlay, BindFile, Cover)
 }
 
 

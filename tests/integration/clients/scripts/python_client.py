@@ -1,6 +1,6 @@
-"""One check a function, run by name: what a user of the official Python client does. Runs in that client's environment.
+"""One check a function, run by name: what a user of the official Python client does.
 
-    python python_client.py CHECK
+python python_client.py CHECK
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import runloop_api_client
@@ -74,7 +75,8 @@ def streaming() -> None:
         moments: list[float] = []
         begun = time.monotonic()
         execution = devbox.cmd.exec_async(
-            "for i in 1 2 3; do echo $i; sleep 1; done", stdout=lambda _line: moments.append(time.monotonic() - begun)
+            "for i in 1 2 3; do echo $i; sleep 1; done",
+            stdout=lambda _line: moments.append(time.monotonic() - begun),
         )
         assert execution.result().exit_code == 0
         assert len(moments) == 3
@@ -151,18 +153,25 @@ def refusals() -> None:
         (lambda: client.devboxes.retrieve("dbx_" + "0" * 21), runloop_api_client.NotFoundError, 404),
         (lambda: client.devboxes.create(blueprint_name="none"), runloop_api_client.BadRequestError, 400),
         (lambda: client.devboxes.create(extra_body={"nmae": "x"}), runloop_api_client.BadRequestError, 400),
-        (lambda: client.blueprints.list(), runloop_api_client.InternalServerError, 501),
-        (lambda: Runloop(bearer_token="ak_wrong").devboxes.list(), runloop_api_client.AuthenticationError, 401),
+        (client.blueprints.list, runloop_api_client.InternalServerError, 501),
+        (Runloop(bearer_token="ak_wrong").devboxes.list, runloop_api_client.AuthenticationError, 401),
     ):
         begun = time.monotonic()
-        try:
-            ask()
-        except kind as error:
-            assert error.status_code == status, error
-            assert error.body["message"], error
-            assert time.monotonic() - begun < 1, "it was tried again"
-        else:
-            raise AssertionError(f"{status} was not raised")
+        error = raised(ask, kind)
+        assert error.status_code == status, error
+        assert error.body["message"], error
+        assert time.monotonic() - begun < 1, "it was tried again"
+
+
+def raised(
+    ask: Callable[[], object], kind: type[runloop_api_client.APIStatusError]
+) -> runloop_api_client.APIStatusError:
+    """The error that asking gives."""
+    try:
+        ask()
+    except kind as error:
+        return error
+    raise AssertionError(f"{kind.__name__} was not raised")
 
 
 def account_and_keys() -> None:

@@ -50,6 +50,8 @@ def test_a_hybrid_host_counts_as_v1() -> None:
     assert (found.mode, found.version, found.missing) == (Mode.HYBRID, 1, ())
     assert found.controllers["memory"] == ROOT / "memory"
     assert ROOT / "systemd" in found.roots
+    assert found.second == ROOT / "unified"
+    assert found.second not in found.roots
 
 
 def test_controllers_that_share_a_hierarchy_are_one_root() -> None:

@@ -10,11 +10,11 @@ import pytest
 
 from corral.runtime.contract import (
     BadCommand,
+    BoxExhausted,
     BoxUnresponsive,
     ExecutionEnded,
     FileProblem,
     FileProblemKind,
-    HostExhausted,
     NoSuchExecution,
     PortClosed,
 )
@@ -27,7 +27,7 @@ EXPECTED = {
     "bad-request": BoxUnresponsive,
     "unknown-op": BoxUnresponsive,
     "failed": BoxUnresponsive,
-    "busy": HostExhausted,
+    "busy": BoxExhausted,
     "no-such-execution": NoSuchExecution,
     "port-closed": PortClosed,
     **dict.fromkeys(faults.COMMAND, BadCommand),

@@ -89,9 +89,12 @@ def test_the_launcher_keeps_what_boxes_need_and_drops_the_rest() -> None:
 8 1 0:8 / /var/lib/docker/overlay2/a/merged rw - overlay overlay rw
 9 1 0:9 / /srv/layers rw - overlay overlay rw
 10 1 7:0 / /snap/core ro - squashfs /dev/loop0 ro
+11 1 7:1 / /var/lib/corral/pool rw - btrfs /dev/loop1 rw
+12 1 7:2 / /var/lib/other/pool rw - btrfs /dev/loop2 rw
 """
     dropped = mounts.unneeded(mounts.parse(text), ["/srv/layers/x", "/var/lib/corral"])
     assert dropped == [
+        "/var/lib/other/pool",
         "/snap/core",
         "/var/lib/docker/overlay2/a/merged",
         "/sys/fs/cgroup/unified",

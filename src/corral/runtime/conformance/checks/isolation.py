@@ -65,6 +65,29 @@ async def processes_of_others_are_not_seen(bench: Bench) -> None:
     await bench.runtime.signal(other, sleeper, 9)
 
 
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+
+
+def _owners() -> dict[str, tuple[int, int, int]]:
+    """Owner, group and mode of the host's devices that boxes have too."""
+    found = {name: Path("/dev", name).stat() for name in _DEVICES}
+    return {name: (status.st_uid, status.st_gid, status.st_mode) for name, status in found.items()}
+
+
+@GROUP.hazardous
+async def the_hosts_devices_stay_the_hosts(bench: Bench) -> None:
+    """Making a box, and root in it, change no owner and no mode of /dev/null and the like on the host."""
+    before = _owners()
+    expect_equal({name: status[:2] for name, status in before.items() if status[0]}, {}, "devices that are not root's")
+    box = await bench.box()
+    expect_equal(_owners(), before, "the devices after create")
+    ran = await bench.sh(
+        box, "cd /dev; chmod 600 null zero; chown 1 null zero; echo > null && echo usable", user="root"
+    )
+    expect_equal(_owners(), before, "the devices after root in the box tried to take them")
+    expect_equal(ran.text, "usable", "what the box says of /dev/null")
+
+
 @GROUP.hazardous
 async def a_link_does_not_lead_to_the_host(bench: Bench) -> None:
     """A link, or a path, to a file of the host is not followed there."""

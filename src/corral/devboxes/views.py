@@ -1,0 +1,289 @@
+"""Response schemas of devboxes, executions and files, and the making of them from the model.
+
+Owns the names and shapes of answers: the dialect's fields, and Corral's own beside them. Must not decide anything.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from corral.devboxes import model, wire
+from corral.http.model import View
+from corral.runtime import contract
+
+
+class TransitionView(View):
+    """A devbox entered a status."""
+
+    status: wire.DevboxStatus
+    transition_time_ms: int
+    failure_reason: str | None = None
+    reason: str | None = None
+
+
+class DevboxView(View):
+    """A devbox. `reason`, `reason_message` and `observed_at_ms` are Corral's own."""
+
+    id: str
+    status: wire.DevboxStatus
+    create_time_ms: int
+    end_time_ms: int | None = None
+    name: str | None = None
+    metadata: dict[str, str]
+    capabilities: list[str]
+    launch_parameters: dict[str, object]
+    state_transitions: list[TransitionView]
+    initiator_type: str = "api"
+    failure_reason: str | None = None
+    shutdown_reason: str | None = None
+    reason: str | None = None
+    reason_message: str | None = None
+    observed_at_ms: int
+
+
+class DevboxListView(View):
+    """One page, newest first."""
+
+    devboxes: list[DevboxView]
+    has_more: bool
+    total_count: int | None = None
+
+
+class LimitsView(View):
+    """What a box may use at most."""
+
+    cpu: float
+    memory_bytes: int
+    disk_bytes: int
+    pids: int
+
+
+class ConsumptionView(View):
+    """What a box uses now; CPU time and peak since it was made."""
+
+    cpu_us: int
+    memory_bytes: int
+    memory_peak_bytes: int
+    disk_bytes: int
+    pids: int
+    oom_kills: int
+    limits: LimitsView
+
+
+class UsageView(View):
+    """Use over the devbox's life: its size times seconds. GB are GiB."""
+
+    id: str
+    status: wire.DevboxStatus
+    start_time_ms: int
+    end_time_ms: int | None = None
+    total_elapsed_seconds: int
+    total_active_seconds: int
+    vcpu_seconds: int
+    memory_gb_seconds: int
+    disk_gb_seconds: int
+    now: ConsumptionView | None = None
+
+
+class LogView(View):
+    """One line of a devbox's log."""
+
+    level: str
+    source: Literal["setup_commands", "entrypoint", "exec", "files", "stats", "kmsg"]
+    timestamp_ms: int
+    message: str | None = None
+    cmd: str | None = None
+    cmd_id: str | None = None
+    exit_code: int | None = None
+    shell_name: str | None = None
+
+
+class LogListView(View):
+    """A devbox's log, oldest first."""
+
+    logs: list[LogView]
+
+
+class OutputView(View):
+    """A piece of output; `offset` in bytes is where the next one begins."""
+
+    output: str
+    offset: int
+
+
+class EvictionView(View):
+    """A devbox that will be suspended."""
+
+    devbox_id: str
+    eviction_deadline_ms: int
+
+
+class ExecutionView(View):
+    """A command. Output is the last lines, once it has completed; all of it can be streamed."""
+
+    devbox_id: str
+    execution_id: str
+    status: wire.ExecutionStatus
+    exit_status: int | None = None
+    stdout: str | None = None
+    stderr: str | None = None
+    stdout_truncated: bool | None = None
+    stderr_truncated: bool | None = None
+    shell_name: str | None = None
+    command: str
+    lost: bool = False
+    create_time_ms: int
+    end_time_ms: int | None = None
+
+
+class ExecutionListView(View):
+    """One page, newest first, without output."""
+
+    executions: list[ExecutionView]
+    has_more: bool
+    total_count: int | None = None
+
+
+class ExecutionDetailView(View):
+    """A command that has ended."""
+
+    devbox_id: str
+    exit_status: int
+    stdout: str
+    stderr: str
+    stdout_truncated: bool = False
+    stderr_truncated: bool = False
+    shell_name: str | None = None
+
+
+class SendStdInView(View):
+    """The input has been written."""
+
+    devbox_id: str
+    execution_id: str
+    success: bool
+
+
+class FileView(View):
+    """One entry of a directory. Modification time in Unix milliseconds, `mode` in octal."""
+
+    path: str
+    kind: Literal["file", "directory", "symlink", "other"]
+    size: int
+    mode: str
+    mtime_ms: int
+    uid: int
+    gid: int
+
+
+class FileListView(View):
+    """Entries of a directory by name."""
+
+    files: list[FileView]
+
+
+_FAILURES: Final = {
+    model.Reason.OUT_OF_MEMORY: "out_of_memory",
+    model.Reason.OUT_OF_DISK: "out_of_disk",
+    model.Reason.GUEST_UNRESPONSIVE: "health_check_failed",
+}
+_SHUTDOWNS: Final = frozenset(
+    {
+        model.Reason.API_SHUTDOWN,
+        model.Reason.KEEP_ALIVE_TIMEOUT,
+        model.Reason.ENTRYPOINT_EXIT,
+        model.Reason.IDLE,
+    }
+)
+
+
+def failure_reason(status: model.Observed, reason: model.Reason) -> str | None:
+    """The dialect's word for why a devbox failed; None when it has not."""
+    return _FAILURES.get(reason, "execution_failed") if status is model.Observed.FAILURE else None
+
+
+def devbox_view(devbox: model.Devbox) -> DevboxView:
+    """The devbox as clients see it."""
+    ended_well = devbox.observed is model.Observed.SHUTDOWN and devbox.reason in _SHUTDOWNS
+    return DevboxView(
+        id=devbox.id,
+        status=devbox.observed.value,
+        create_time_ms=devbox.created_at_ms,
+        end_time_ms=devbox.ended_at_ms,
+        name=devbox.request.name or None,
+        metadata=dict(devbox.request.metadata),
+        capabilities=[],
+        launch_parameters=dict(devbox.request.launch_parameters),
+        state_transitions=[
+            TransitionView(
+                status=step.status.value,
+                transition_time_ms=step.at_ms,
+                failure_reason=failure_reason(step.status, step.reason),
+                reason=step.reason.value or None,
+            )
+            for step in devbox.transitions
+        ],
+        failure_reason=failure_reason(devbox.observed, devbox.reason),
+        shutdown_reason=devbox.reason.value if ended_well else None,
+        reason=devbox.reason.value or None,
+        reason_message=devbox.message or None,
+        observed_at_ms=devbox.observed_at_ms,
+    )
+
+
+def usage_view(usage: model.Usage, now: contract.Usage | None) -> UsageView:
+    """The use of a devbox as clients see it; `now` while its box runs."""
+    view = UsageView.model_validate(usage, from_attributes=True)
+    return view.model_copy(update={"now": None if now is None else _consumption_view(now)})
+
+
+def _consumption_view(now: contract.Usage) -> ConsumptionView:
+    limits = now.limits
+    return ConsumptionView(
+        cpu_us=now.cpu_us,
+        memory_bytes=now.memory,
+        memory_peak_bytes=now.memory_peak,
+        disk_bytes=now.disk,
+        pids=now.pids,
+        oom_kills=now.oom_kills,
+        limits=LimitsView(cpu=limits.cpu, memory_bytes=limits.memory, disk_bytes=limits.disk, pids=limits.pids),
+    )
+
+
+def log_view(entry: model.LogEntry) -> LogView:
+    """A log line as clients see it."""
+    return LogView.model_validate(entry, from_attributes=True)
+
+
+def execution_view(
+    execution: model.Execution, stdout: tuple[str, bool] | None = None, stderr: tuple[str, bool] | None = None
+) -> ExecutionView:
+    """The execution as clients see it; `stdout` and `stderr` are text and whether there is more of it."""
+    return ExecutionView(
+        devbox_id=execution.devbox_id,
+        execution_id=execution.id,
+        status=execution.status.value,
+        exit_status=execution.exit_code,
+        stdout=stdout[0] if stdout else None,
+        stderr=stderr[0] if stderr else None,
+        stdout_truncated=(stdout[1] or execution.stdout_cut) if stdout else None,
+        stderr_truncated=(stderr[1] or execution.stderr_cut) if stderr else None,
+        shell_name=execution.shell_name,
+        command=execution.command,
+        lost=execution.lost,
+        create_time_ms=execution.created_at_ms,
+        end_time_ms=execution.ended_at_ms,
+    )
+
+
+def file_view(info: contract.FileInfo) -> FileView:
+    """A file as clients see it."""
+    return FileView(
+        path=info.path,
+        kind=info.kind.value,
+        size=info.size,
+        mode=f"{info.mode:04o}",
+        mtime_ms=int(info.mtime * 1000),
+        uid=info.uid,
+        gid=info.gid,
+    )
