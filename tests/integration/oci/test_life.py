@@ -49,6 +49,14 @@ async def gone(places: Places, within_s: float = 5) -> list[str]:
     return left
 
 
+async def test_the_hosts_null_device_stays_the_hosts(bench: Bench) -> None:
+    before = os.stat("/dev/null")
+    await bench.box("one")
+    await bench.sh("one", "chmod 600 /proc/1/fd/0 /proc/1/fd/1 /proc/1/fd/2; true", "root")
+    after = os.stat("/dev/null")
+    assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
+
+
 async def test_nothing_is_left_after_destroy_and_close(settings: OciSettings) -> None:
     bench = Bench(settings)
     await bench.runtime.start()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from corral.runtime.contract import ExecSpec
+from corral.runtime.network import firewall
 from tests.integration.oci.conftest import Bench
 
 pytestmark = [pytest.mark.root, pytest.mark.image, pytest.mark.timeout(120)]
@@ -139,3 +140,13 @@ async def test_everyday_root_work_is_possible(bench: Bench) -> None:
 async def walled(bench: Bench) -> Bench:
     await bench.box("box")
     return bench
+
+
+async def test_the_filter_of_a_server_that_was_killed_does_not_outlive_its_claim(bench: Bench) -> None:
+    old = firewall.Wall("corral_00000000", ["198.18.0.0/15"], ["198.18.0.0"], [], [])
+    firewall.apply(old)
+    with listening() as offered:
+        await bench.reopen(host_services=(offered,))
+        await bench.box("box")
+        gateway = (await bench.sh("box", "ip -4 route show default | cut -d' ' -f3")).stdout.strip()
+        assert (await bench.sh("box", tried(gateway, offered))).code == 0

@@ -151,7 +151,7 @@ class Host:
 
     def _give_back(self) -> None:
         self.pool.close()
-        firewall.remove(f"corral_{self.places.instance}")
+        firewall.remove(self.places.table)
         firewall.remove_gateways([self._plan.gateway(block) for block in self._blocks.held])
         self._blocks.release()
         shutil.rmtree(self.places.state.parent, ignore_errors=True)
@@ -180,7 +180,7 @@ class Host:
         """Install the packet filter for the blocks that are held now."""
         held = list(self._blocks.held)
         wall = firewall.Wall(
-            table=f"corral_{self.places.instance}",
+            table=self.places.table,
             subnets=[self._plan.subnet(block) for block in held],
             gateways=[self._plan.gateway(block) for block in held],
             resolvers=self._host.resolvers,
@@ -188,6 +188,7 @@ class Host:
         )
 
         def install() -> None:
+            firewall.remove_orphans({Places(owner, self.settings.run).table for owner in self._blocks.owners()})
             firewall.apply(wall)
             firewall.add_gateways(wall.gateways)
             if firewall.older_filter_drops():

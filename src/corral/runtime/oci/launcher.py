@@ -280,10 +280,17 @@ def become_runtime(request: wire.Message, slot: namespace.Slot, told: int) -> No
 
 
 def _forget_streams() -> None:
-    """Standard streams that lead nowhere: the box keeps them, and the server's log is not for it to write."""
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd, inheritable=True)
+    """Standard streams that lead nowhere: a pipe without a writer to read from, one without a reader to write to.
+
+    Not /dev/null: crun gives the streams to the box's root, and would so give away the host's own device node.
+    """
+    empty, end = os.pipe()
+    os.close(end)
+    os.dup2(empty, 0, inheritable=True)
+    end, full = os.pipe()
+    os.close(end)
+    for fd in (1, 2):
+        os.dup2(full, fd, inheritable=True)
 
 
 def _write(path: str, text: str) -> None:

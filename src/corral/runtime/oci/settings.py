@@ -9,6 +9,7 @@ from pathlib import Path
 from corral.runtime.cgroup.group import Group
 from corral.runtime.cgroup.layout import Layout
 from corral.runtime.network.blocks import DEFAULT_NETWORK
+from corral.runtime.network.firewall import TABLE_PREFIX
 from corral.runtime.rootfs.plan import Stage
 
 
@@ -48,6 +49,11 @@ class Places:
     def instance(self) -> str:
         """A short name of this data folder, unique on the host."""
         return hashlib.sha256(str(self.data).encode()).hexdigest()[:8]
+
+    @property
+    def table(self) -> str:
+        """Its nftables table."""
+        return f"{TABLE_PREFIX}{self.instance}"
 
     @property
     def lock(self) -> Path:
