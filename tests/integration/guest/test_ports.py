@@ -91,6 +91,9 @@ async def test_a_server_on_the_ipv6_loopback_is_found(box: Box) -> None:
 async def test_a_port_where_nothing_listens_is_closed(box: Box) -> None:
     with pytest.raises(PortClosed, match=r"^cannot connect to port 9999: nothing listens there$"):
         await box.client.connect(9999)
+    for number in (-1, 0, 65_536):
+        with pytest.raises(PortClosed, match="there is no such port"):
+            await box.client.connect(number)
 
 
 async def test_a_host_that_does_not_read_costs_the_box_nothing(box: Box) -> None:

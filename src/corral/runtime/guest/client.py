@@ -20,6 +20,7 @@ from corral.runtime.contract import (
     FileProblem,
     FileProblemKind,
     FileReader,
+    PortClosed,
     RuntimeFailure,
     TerminalSize,
     User,
@@ -139,7 +140,12 @@ class GuestClient:
         ]
 
     async def signal(self, exec_id: str, signal: int, *, group: bool = True, timeout_s: float = _QUICK_S) -> None:
-        """Send a signal to the command's process group, or to its process. Raises NoSuchExecution, ExecutionEnded."""
+        """Send a signal to the command's process group, or to its process.
+
+        Raises NoSuchExecution, ExecutionEnded; ValueError for a number that is no signal.
+        """
+        if not 1 <= signal <= 64:
+            raise ValueError(f"cannot signal {_shown(exec_id)}: {signal} is no signal")
         request = {"op": "signal", "id": exec_id, "signal": signal, "group": group}
         await self._ask(request, f"signal {_shown(exec_id)}", timeout_s)
 
@@ -222,7 +228,10 @@ class GuestClient:
 
     async def connect(self, port: int, *, timeout_s: float = _CONNECT_S) -> PortStream:
         """Connect to a TCP port on the box's loopback. Raises PortClosed."""
-        return PortStream(await self._open({"op": "connect", "port": port}, f"connect to port {port}", timeout_s))
+        doing = f"connect to port {port}"
+        if not 1 <= port <= 65535:
+            raise PortClosed(f"cannot {doing}: there is no such port")
+        return PortStream(await self._open({"op": "connect", "port": port}, doing, timeout_s))
 
     # -- how
 
