@@ -1,6 +1,6 @@
 """What a client does while the server dies under it, and what must hold of it afterwards.
 
-Owns the list of what was acknowledged: an answer that arrived is a promise. Requests that got no answer promise nothing.
+Owns the list of what was acknowledged: an answer that arrived is a promise; a request that got none promises nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,15 @@ class DoomedServer(Server):
     def start_victim(self, at: int, moment: str) -> None:
         """Start the process that will die. Returns when it listens, or is dead already."""
         self.data.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "tests.crash.victim", str(at), moment, f"127.0.0.1:{self.port}", str(self.data)]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.crash.victim",
+            str(at),
+            moment,
+            f"127.0.0.1:{self.port}",
+            str(self.data),
+        ]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
@@ -49,7 +57,9 @@ class Acknowledged:
 
     devboxes: list[str] = field(default_factory=list)
     shut_down: list[str] = field(default_factory=list)
-    executions: dict[str, tuple[str, str, str, int]] = field(default_factory=dict)  #: id -> box, command id, stdout, code
+    executions: dict[str, tuple[str, str, str, int]] = field(
+        default_factory=dict
+    )  #: id -> box, command id, stdout, code
 
 
 class Client:
@@ -69,7 +79,11 @@ class Client:
             return None
         try:
             answer = httpx.request(
-                method, self.server.url + path, headers=self.server.headers, json=body if method == "POST" else None, timeout=30
+                method,
+                self.server.url + path,
+                headers=self.server.headers,
+                json=body if method == "POST" else None,
+                timeout=30,
             )
         except (httpx.TransportError, OSError):  # OSError: it died before it had written its key
             self.lives = self.survived = False

@@ -1,4 +1,4 @@
-"""SIGKILL before and after each commit of a working day: what was acknowledged holds, nothing is stuck, nothing leaks."""
+"""SIGKILL before or after each commit of a scene: what was acknowledged holds, nothing is stuck, nothing leaks."""
 
 from __future__ import annotations
 

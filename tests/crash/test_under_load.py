@@ -36,7 +36,9 @@ def test_20_commands_and_10_creates_survive_the_server(server: Server) -> None:
     # Ends while the server is down, while it starts, and after: each prints slowly, so that all are under way.
     for number in range(20):
         seconds = 1 + number % 5
-        command = f"for n in $(seq {LINES}); do echo line $n of {number}; sleep {seconds / LINES:.4f}; done; exit {number}"
+        command = (
+            f"for n in $(seq {LINES}); do echo line $n of {number}; sleep {seconds / LINES:.4f}; done; exit {number}"
+        )
         expected = "".join(f"line {n} of {number}\n" for n in range(LINES - 99, LINES + 1))
         assert client.execute(boxes[number % 4], command, expected, number)
     creators = [scene.Client(server) for _ in range(10)]

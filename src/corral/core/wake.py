@@ -11,8 +11,8 @@ import asyncio
 class Wake:
     """Waiters sleep until the next `fire`. One event loop only.
 
-    A look at the state and the call of `wait`, with no await in between, cannot miss a `fire`. Who awaits the look takes
-    `fires` before it and gives it to `wait`.
+    A look at the state and the call of `wait`, with no await in between, cannot miss a `fire`. Who awaits the look
+    takes `fires` before it and gives it to `wait`.
     """
 
     __slots__ = ("_waiters", "fires")

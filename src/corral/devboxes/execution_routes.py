@@ -6,6 +6,7 @@ Owns which part of an output a view holds, and the framing of terminals. Must no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -36,6 +37,8 @@ DEFAULT_LINES: Final = 100
 #: Close code of a terminal whose program has ended, as in the dialect's terminals.
 ENDED: Final = 4000
 BAD_FRAME: Final = 1008
+RESTARTING: Final = 1012
+CLOSE_S: Final = 1.0
 
 Resize = Callable[[TerminalSize], Awaitable[None]]
 
@@ -276,7 +279,10 @@ async def _couple(websocket: WebSocket, stream: ByteStream, resize: Resize) -> N
         elif up.done() and not up.cancelled() and isinstance(up.exception(), errors.Invalid):
             await websocket.close(BAD_FRAME, str(up.exception())[:100])
         elif left:
-            await websocket.close(1012)  # the server restarts: come back
+            # The server restarts: come back. When Granian does not send it any more, a lost connection says the same.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await websocket.close(RESTARTING)
     finally:
         await hold.end(down, up)
 

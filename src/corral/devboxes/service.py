@@ -159,7 +159,9 @@ class Devboxes:
 
     async def keep_alive(self, account_id: str, devbox_id: str) -> None:
         """Count as activity for the idle timer. Raises errors.WrongState when the devbox is not running."""
-        await self._store.read(lambda connection: rows.require_running(connection, account_id, devbox_id, "keep alive"))
+        await self._store.read(
+            lambda connection: rows.require_running(connection, account_id, devbox_id, "keep alive")
+        )
         self._vitals.touch(devbox_id)
 
     async def usage(self, account_id: str, devbox_id: str) -> Usage:

@@ -100,6 +100,20 @@ async def test_asyncio_runs_many_commands_at_once(server: Server) -> None:
         await asyncio.gather(*[box.shutdown() for box in boxes])
 
 
+async def test_every_wait_ends_when_its_devbox_runs(server: Server) -> None:
+    async with AsyncCorral(server.url, server.key) as corral:
+
+        async def made() -> float:
+            started = time.monotonic()
+            devbox = await corral.devboxes.create()
+            took = time.monotonic() - started
+            await devbox.shutdown()
+            return took
+
+        times = [took for _ in range(5) for took in await asyncio.gather(*[made() for _ in range(8)])]
+        assert max(times) < 20  # a wake-up that is missed shows as the 25 s of one hold
+
+
 async def test_asyncio_streams_both_outputs_as_they_come(server: Server, shared_box: str) -> None:
     async with AsyncCorral(server.url, server.key) as corral:
         devbox = await corral.devboxes.get(shared_box)

@@ -58,9 +58,7 @@ class Stack:
         self.runtime = FakeRuntime(self.host)
         await self.runtime.start()
         ids, self.vitals = Ids(self.clock), Vitals(self.clock)
-        self.followers = Followers(
-            self.store, self.runtime, self.vitals, clock=self.clock, ids=ids, output_limit=MIB
-        )
+        self.followers = Followers(self.store, self.runtime, self.vitals, clock=self.clock, ids=ids, output_limit=MIB)
         await self.followers.resume()
         lifecycle = Lifecycle(
             self.store, self.runtime, self.images, self.followers, self.vitals, clock=self.clock, rules=self.rules

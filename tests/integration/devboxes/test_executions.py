@@ -175,7 +175,8 @@ async def test_chunks_are_bounded_and_do_not_cut_characters(stack: Stack) -> Non
     execution = await stack.executions.start(
         ACCOUNT,
         devbox_id,
-        "printf 'x'; for n in $(seq 40); do printf '€%.0s' $(seq 1000); done; printf '\\xe2'; sleep 0.3; printf '\\x82\\xac'",
+        "printf 'x'; for n in $(seq 40); do printf '€%.0s' $(seq 1000); done;"
+        " printf '\\xe2'; sleep 0.3; printf '\\x82\\xac'",
     )
     data = b""
     async for chunk, after in stack.executions.stream(execution, Stream.STDOUT, 0):
@@ -309,9 +310,7 @@ async def test_a_queued_command_can_be_killed_and_the_next_one_runs(stack: Stack
 async def test_a_command_that_cannot_start_does_not_hold_its_shell_up(stack: Stack, host: FakeHost) -> None:
     devbox_id = await stack.running()
     first = await stack.executions.start(ACCOUNT, devbox_id, "sleep 0.2", shell_name="main")
-    second, third = [
-        await stack.executions.start(ACCOUNT, devbox_id, f"echo {n}", shell_name="main") for n in (2, 3)
-    ]
+    second, third = [await stack.executions.start(ACCOUNT, devbox_id, f"echo {n}", shell_name="main") for n in (2, 3)]
     host.fail("execute", BadCommand("cannot start x: no such user"))
     assert (await stack.completed(second)).exit_code == 127
     assert stack.stdout(await stack.completed(third)) == "3\n"

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from corral.core import errors
 from corral.devboxes import deadlines, rows
+from corral.devboxes.lifecycle import Image
 from corral.devboxes.model import Desired, DevboxRequest, Observed, Reason
 from corral.runtime.contract import (
     BoxSpec,
@@ -176,11 +177,11 @@ async def test_an_unfit_host_fails_the_devbox_at_once_with_the_remedy(stack: Sta
 
 
 async def test_an_unknown_image_fails_the_devbox(cold: Stack) -> None:
-    class None_:
-        def resolve(self, name: str | None = None) -> object:
+    class NoneThere:
+        def resolve(self, name: str | None = None) -> Image:
             raise errors.NotFound(f"cannot use image {name}: it is not on this host")
 
-    stack = await replace(cold, images=None_()).start()
+    stack = await replace(cold, images=NoneThere()).start()
     made = await stack.devboxes.create(ACCOUNT, DevboxRequest(image="ghost"))
     assert (await stack.ends(made.id)).message == "cannot use image ghost: it is not on this host"
     await stack.stop()

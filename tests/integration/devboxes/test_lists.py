@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -101,7 +102,7 @@ async def test_no_list_reads_or_sorts_a_whole_table(full: Stack, which: rows.Fil
     plans: list[str] = []
 
     def explain(connection: sa.Connection) -> None:
-        def before(_conn: object, cursor: object, statement: str, parameters: object, *_rest: object) -> None:
+        def before(_conn: object, cursor: object, statement: str, parameters: Any, *_rest: object) -> None:
             if statement.startswith("SELECT"):
                 found = connection.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
                 plans.extend(row[3] for row in found.fetchall())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -93,13 +94,14 @@ async def test_a_step_that_fails_is_tried_again_ever_later_up_to_30_s() -> None:
     async with running(step, clock) as loop:
         loop.poke("a")
         await clock.advance(200)
-    gaps = [round(after - before, 1) for before, after in zip(at, at[1:], strict=False)]
+    gaps = [round(after - before, 1) for before, after in itertools.pairwise(at)]
     assert gaps[:9] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0]
     assert set(gaps[8:]) == {30.0}
 
 
 async def test_success_forgets_earlier_failures() -> None:
-    clock, outcomes, at = ManualClock(), [LookupError(), LookupError(), 1.0, LookupError(), None], []
+    clock, at = ManualClock(), []
+    outcomes: list[Exception | float | None] = [LookupError(), LookupError(), 1.0, LookupError(), None]
 
     async def step(_key: str) -> float | None:
         at.append(round(clock.monotonic(), 1))

@@ -130,7 +130,9 @@ def test_no_failure_of_the_runtime_is_left_out() -> None:
         contract.BoxExhausted, contract.BadCommand, contract.NoSuchExecution, contract.ExecutionEnded,
         contract.PortClosed, FileProblem, contract.RuntimeFailure,
     }  # fmt: skip
-    assert {one for one in all_of(contract.RuntimeFailure) if one.__module__.startswith("corral.runtime.contract")} == named
+    assert {
+        one for one in all_of(contract.RuntimeFailure) if one.__module__.startswith("corral.runtime.contract")
+    } == named
 
 
 @pytest.mark.parametrize("reason", list(DeathReason))

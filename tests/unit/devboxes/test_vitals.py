@@ -32,7 +32,8 @@ async def test_a_devbox_with_an_open_command_is_not_idle() -> None:
 
 
 def test_a_call_that_a_dead_box_would_explain_raises_a_doubt() -> None:
-    vitals, heard = Vitals(ManualClock()), []
+    heard: list[str] = []
+    vitals = Vitals(ManualClock())
     vitals.on_doubt = heard.append
     with pytest.raises(errors.WrongState), vitals.watching("a"):
         raise BoxGone("cannot x: y")
@@ -42,7 +43,8 @@ def test_a_call_that_a_dead_box_would_explain_raises_a_doubt() -> None:
 
 
 def test_a_callers_mistake_raises_none() -> None:
-    vitals, heard = Vitals(ManualClock()), []
+    heard: list[str] = []
+    vitals = Vitals(ManualClock())
     vitals.on_doubt = heard.append
     with pytest.raises(errors.Invalid), vitals.watching("a"):
         raise BadCommand("cannot x: y")

@@ -84,7 +84,7 @@ def unneeded(found: Sequence[Mount], keep: Iterable[str]) -> list[str]:
     hybrid = {mount.fstype for mount in found} >= {"cgroup", "cgroup2"}
     targets = []
     for mount in reversed(found):
-        # Images of others, disk pools of other data folders among them: a copy here would keep them from being unmounted.
+        # Images, disk pools of other data folders among them: a copy here would keep them from being unmounted.
         image = mount.source.startswith("/dev/loop")
         extra = (mount.fstype in DISPENSABLE or image) and mount.target not in {"/", "/proc", "/sys"}
         second_cgroup = hybrid and mount.fstype == "cgroup2"

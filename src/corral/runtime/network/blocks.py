@@ -95,6 +95,11 @@ class Blocks:
         self._add(block, set())
         return block
 
+    def owners(self) -> set[Path]:
+        """Every data folder that has a claim on this host."""
+        with self._locked():
+            return set(self._claims().values())
+
     def release(self) -> None:
         """Give up every claim; no box may be left."""
         with self._locked():

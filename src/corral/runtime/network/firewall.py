@@ -7,7 +7,7 @@ offers), not a cloud's metadata. Must not touch tables of others.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from corral.runtime.network.blocks import LINK_PREFIX
 #: Link-local, where clouds keep metadata and credentials; then those of Alibaba, Oracle and Azure outside of it.
 METADATA: Final = ("169.254.0.0/16", "100.100.100.200", "192.0.0.192", "168.63.129.16")
 NFT_LIMIT_S: Final = 10
+TABLE_PREFIX: Final = "corral_"
 _LOOPBACK_INDEX: Final = 1
 
 _RULES: Final = """\
@@ -106,6 +107,17 @@ def apply(wall: Wall) -> None:
 def remove(table: str) -> None:
     """Remove the table; one that is not there is fine."""
     _nft(f"table inet {table}\ndelete table inet {table}\n", "remove packet filter")
+
+
+def remove_orphans(known: Set[str]) -> None:
+    """Remove tables of ours that are not `known`: their servers were killed, and their addresses belong to others now."""
+    listed = subprocess.run(
+        ["nft", "list", "tables", "inet"], capture_output=True, text=True, timeout=NFT_LIMIT_S, check=False
+    )
+    for line in listed.stdout.splitlines():
+        name = line.rpartition(" ")[2]
+        if name.startswith(TABLE_PREFIX) and name not in known:
+            remove(name)
 
 
 def _nft(rules: str, what: str) -> None:
