@@ -6,9 +6,13 @@ With CI set, a test that is skipped fails unless tests/expected_skips.txt names 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
+from corral.core import errors
+from corral.core.settings import Settings
+from corral.images.service import Images
 from tests import skips
 
 #: Where a host keeps its parts; all other CORRAL_* settings of the caller would change what is tested.
@@ -23,12 +27,22 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, with the reason, what needs root where there is none."""
-    if os.geteuid() == 0:
-        return
+    """Skip, with the reason, what needs root or the default image where there is none."""
+    lacking = {"root": os.geteuid() != 0 and "needs root", "image": _no_image()}
     for item in items:
-        if item.get_closest_marker("root"):
-            item.add_marker(pytest.mark.skip(reason="needs root"))
+        for marker, reason in lacking.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _no_image() -> str:
+    """Why there is no default image; nothing when there is one."""
+    folder = Path(os.environ.get("CORRAL_IMAGES") or Settings().images)
+    try:
+        Images(folder).resolve()
+    except errors.CorralError as problem:
+        return problem.message
+    return ""
 
 
 @pytest.hookimpl(wrapper=True)

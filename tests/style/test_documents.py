@@ -22,6 +22,7 @@ SETTING = re.compile(r"\bCORRAL_[A-Z][A-Z_]*[A-Z]\b")
 EMPTY_WORDS = re.compile(
     r"\b(simply|just|easy|easily|robust|comprehensive|seamless\w*|blazing\w*|powerful)\b", re.IGNORECASE
 )
+SECOND_SENTENCE = re.compile(r"[a-z`)*][.!?] +[A-Z`]")
 
 
 def names_of_tests(path: Path) -> set[str]:
@@ -175,6 +176,17 @@ def test_prose_has_no_empty_words() -> None:
         f"{path.relative_to(tree.ROOT)}: {match.group()}"
         for path in documents.markdown()
         for match in EMPTY_WORDS.finditer(documents.prose(path))
+    ]
+    assert found == []
+
+
+def test_prose_has_one_sentence_on_a_line() -> None:
+    found = [
+        f"{path.relative_to(tree.ROOT)}: {line[:80]}"
+        for path in documents.markdown()
+        if path.name != "cli.md"  # help texts are paragraphs
+        for line in documents.prose(path).splitlines()
+        if SECOND_SENTENCE.search(line) and not line.startswith("|")
     ]
     assert found == []
 

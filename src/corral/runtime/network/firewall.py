@@ -110,7 +110,7 @@ def remove(table: str) -> None:
 
 
 def remove_orphans(known: Set[str]) -> None:
-    """Remove tables of ours that are not `known`: their servers were killed, and their addresses belong to others now."""
+    """Remove tables of ours that are not `known`: their servers were killed, and others have their addresses."""
     listed = subprocess.run(
         ["nft", "list", "tables", "inet"], capture_output=True, text=True, timeout=NFT_LIMIT_S, check=False
     )

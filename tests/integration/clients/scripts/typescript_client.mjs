@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { createRequire } from 'node:module';
-import { writeFileSync, mkdtempSync, createReadStream } from 'node:fs';
+import { createReadStream, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 
@@ -110,7 +110,9 @@ const checks = {
       await devbox.file.write({ file_path: 'notes/a.txt', contents: 'häl\nlo' });
       assert.equal(await devbox.file.read({ file_path: '~/notes/a.txt' }), 'häl\nlo');
       const content = randomBytes(3_000_000);
-      const local = path.join(mkdtempSync(path.join(tmpdir(), 'corral-ts-')), 'b.bin');
+      const folder = mkdtempSync(path.join(tmpdir(), 'corral-ts-'));
+      process.on('exit', () => rmSync(folder, { recursive: true }));
+      const local = path.join(folder, 'b.bin');
       writeFileSync(local, content);
       const ways = [() => toFile(content, 'b.bin'), () => createReadStream(local), () => new File([content], 'b.bin')];
       for (const way of ways) {
