@@ -37,7 +37,7 @@ from corral.devboxes.lifecycle import Images, Lifecycle, Rules
 from corral.devboxes.vitals import Vitals
 from corral.identity.service import Identity
 from corral.images import service as images
-from corral.runtime.contract import MIB, HostUnfit, Layer, Runtime
+from corral.runtime.contract import MIB, BoxGone, HostUnfit, Layer, Runtime
 from corral.runtime.fake import FakeHost, FakeRuntime
 from corral.runtime.oci.driver import OciRuntime
 from corral.runtime.oci.settings import OciSettings
@@ -236,7 +236,10 @@ class Health:
         await self.store.write(lambda _connection: None)
 
     async def _runtime_answers(self) -> None:
-        await self.runtime.boxes()
+        with contextlib.suppress(
+            BoxGone
+        ):  # the answer: there is no box of this name; a list would cost by their number
+            await self.runtime.inspect("dbx_health")
 
     async def _image_is_there(self) -> None:
         self.images.resolve(None)

@@ -21,6 +21,9 @@ Step = Callable[[str], Awaitable[float | None]]
 _FIRST_RETRY_S: Final = 0.2
 _LAST_RETRY_S: Final = 30.0
 
+#: Stale timers that are kept beside as many as there are live ones twice over, before all are sifted.
+_STALE: Final = 1000
+
 
 class Reconciler:
     """Runs `step(key)` for every key that is poked: at most once at a time for a key, at most `workers` in all.
@@ -92,7 +95,9 @@ class Reconciler:
             delay = None
         except Exception as error:  # noqa: BLE001 - the fallback is the retry
             delay = self._retry_delay(key)
-            self._log.warning("step failed", key=key, error=str(error) or repr(error), retry_s=delay)
+            # A defect shows where it is; an outcome that was foreseen has a message that says enough.
+            trace = None if hasattr(error, "message") else error
+            self._log.warning("step failed", key=key, error=str(error) or repr(error), retry_s=delay, exc_info=trace)
         finally:
             self._interrupted.discard(key)
             del self._running[key]
@@ -112,6 +117,10 @@ class Reconciler:
 
     def _look_at(self, key: str, moment: float) -> None:
         self._due[key] = moment
+        if len(self._timers) > 2 * len(self._due) + _STALE:
+            # Keys that were poked, or ended, before their time left entries behind, some for two days.
+            self._timers = [entry for entry in self._timers if self._due.get(entry[2]) == entry[0]]
+            heapq.heapify(self._timers)
         heapq.heappush(self._timers, (moment, next(self._order), key))
         if self._timers[0][2] == key:
             self._earlier.set()

@@ -101,6 +101,7 @@ class Controller:
         while True:
             try:
                 await work()
-            except (RuntimeFailure, errors.CorralError) as problem:
-                self._log.warning("round failed", error=str(problem), retry_s=seconds)
+            except Exception as problem:  # noqa: BLE001 - the fallback is the next round
+                trace = None if isinstance(problem, RuntimeFailure | errors.CorralError) else problem
+                self._log.warning("round failed", error=str(problem), retry_s=seconds, exc_info=trace)
             await self._clock.sleep(seconds)

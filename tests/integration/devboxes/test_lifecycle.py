@@ -354,3 +354,19 @@ async def test_another_account_sees_nothing(stack: Stack) -> None:
         with pytest.raises(errors.NotFound):
             await call
     assert (await stack.devboxes.list("acc_other")).items == ()
+
+
+async def test_nothing_of_an_ended_devbox_stays_in_memory(stack: Stack) -> None:
+    for _ in range(20):
+        devbox_id = await stack.running(launch_commands=("true",), keep_alive_s=3600)
+        await stack.run(devbox_id, "true", shell_name="main")
+        await stack.executions.start(ACCOUNT, devbox_id, "sleep 100")
+        await stack.files.write_text(ACCOUNT, devbox_id, "a", "b")
+        await stack.devboxes.shutdown(ACCOUNT, devbox_id)
+    await stack.until(lambda: _is_empty(stack))
+    await stack.until(lambda: not stack.followers._live and not len(stack.followers._tasks))
+    keys = stack.controller._keys
+    await stack.until(lambda: not keys._running)
+    assert (keys._queued, keys._failures, keys._due, keys._interrupted) == (set(), {}, {}, set())
+    assert stack.vitals._seen == {}
+    assert stack.feed._watched == {}

@@ -170,3 +170,19 @@ async def test_the_end_cancels_and_awaits_every_step() -> None:
         await clock.advance(0)
         assert steps.now == {"a", "b"}
     assert steps.now == set()
+
+
+async def test_timers_of_keys_that_were_poked_before_their_time_do_not_pile_up() -> None:
+    clock = ManualClock()
+
+    async def step(_key: str) -> float | None:
+        return 3600.0
+
+    async with running(step, clock) as loop:
+        for _ in range(5000):
+            loop.poke("a")
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        await clock.advance(0)
+        assert len(loop._timers) < 2000
+        assert loop.knows("a")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from corral.core.clock import Clock
-from corral.runtime.contract import BoxGone, BoxUnresponsive
+from corral.runtime.contract import BadCommand, BoxGone, BoxUnresponsive
 from corral.runtime.guest import faults, protocol, sockets
 
 #: While the guest's queue of connections is full, try again this often.
@@ -52,10 +52,10 @@ class Channel:
     # -- sending
 
     async def request(self, body: Mapping[str, object], fds: Sequence[int] = ()) -> None:
-        """Send the request frame; `fds` travel with its first byte."""
+        """Send the request frame; `fds` travel with its first byte. Raises BadCommand when it is too long."""
         payload = json.dumps(body).encode("ascii")
         if len(payload) > protocol.MAX_REQUEST:
-            raise ValueError(f"request of {len(payload)} bytes is over the protocol's {protocol.MAX_REQUEST}")
+            raise BadCommand(f"cannot {self.doing}: {faults.COMMAND['too-long']}")
         data = memoryview(protocol.HEADER.pack(protocol.REQUEST, len(payload)) + payload)
         # A fresh socket's buffer is empty, so this takes at least the first byte, and with it the descriptors.
         try:
