@@ -217,11 +217,10 @@ class Health:
     async def reasons(self) -> Sequence[str]:
         """Why not, each with its remedy; nothing when they can."""
         found: list[str] = []
-        free = shutil.disk_usage(self.data).free
-        if free < LEAST_FREE:
-            found.append(
-                f"cannot create boxes: {free // MIB} MiB are free for {self.data}; free {LEAST_FREE // MIB} MiB"
-            )
+        for folder in (self.data, self.data / "pool"):
+            free = shutil.disk_usage(folder).free if folder.exists() else LEAST_FREE
+            if free < LEAST_FREE:
+                found.append(f"cannot create boxes: only {free // MIB} MiB are free in {folder}; free some there")
         for ask in (self._store_writes, self._runtime_answers, self._image_is_there):
             try:
                 async with asyncio.timeout(_PROBE_LIMIT_S):
@@ -236,9 +235,7 @@ class Health:
         await self.store.write(lambda _connection: None)
 
     async def _runtime_answers(self) -> None:
-        with contextlib.suppress(
-            BoxGone
-        ):  # the answer: there is no box of this name; a list would cost by their number
+        with contextlib.suppress(BoxGone):  # which is an answer; a list would cost by the number of boxes
             await self.runtime.inspect("dbx_health")
 
     async def _image_is_there(self) -> None:

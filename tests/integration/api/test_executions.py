@@ -180,9 +180,12 @@ async def test_standard_input_needs_exactly_one_of_text_and_signal(stand: Stand,
 
 async def test_an_interrupt_ends_a_command_that_waits(stand: Stand) -> None:
     devbox_id = await stand.devbox()
-    body = {"command": "sleep 60", "attach_stdin": True}
+    body = {"command": "echo ready; exec sleep 60", "attach_stdin": True}
     view = (await stand.client.post(f"/v1/devboxes/{devbox_id}/execute_async", json=body)).json()
     base = f"/v1/devboxes/{devbox_id}/executions/{view['execution_id']}"
+    async for event in events(stand, f"{base}/stream_stdout_updates"):
+        assert event["output"] == "ready\n"  # before that, a login shell may still be reading its profile
+        break
     await stand.client.post(f"{base}/send_std_in", json={"signal": "INTERRUPT"})
     done = (await stand.client.post(f"{base}/wait_for_status", json={"statuses": ["completed"]})).json()
     assert done["exit_status"] == 130

@@ -175,8 +175,10 @@ async def test_the_end_cancels_and_awaits_every_step() -> None:
 async def test_timers_of_keys_that_were_poked_before_their_time_do_not_pile_up() -> None:
     clock = ManualClock()
 
+    delays = itertools.count(3600)
+
     async def step(_key: str) -> float | None:
-        return 3600.0
+        return float(next(delays))
 
     async with running(step, clock) as loop:
         for _ in range(5000):
@@ -184,5 +186,6 @@ async def test_timers_of_keys_that_were_poked_before_their_time_do_not_pile_up()
             await asyncio.sleep(0)
             await asyncio.sleep(0)
         await clock.advance(0)
-        assert len(loop._timers) < 2000
+        kept = len(loop._timers)
+        assert kept < 2000
         assert loop.knows("a")

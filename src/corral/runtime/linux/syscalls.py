@@ -40,6 +40,7 @@ MOUNT_ATTR_IDMAP: Final = 0x00100000
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_NAME: Final = 15
+PR_SET_SECUREBITS: Final = 28
 PR_SET_CHILD_SUBREAPER: Final = 36
 
 #: These calls came after the kernel unified its tables: the same number on every architecture.

@@ -22,6 +22,9 @@ BOX_LINK_INDEX: Final = 100
 #: The host's ends count from here, far above what the kernel gives to links that ask for no number.
 HOST_LINK_INDEX: Final = 1 << 24
 _LOOPBACK_INDEX: Final = 1
+#: SECBIT_NO_SETUID_FIXUP: a change of user keeps the capabilities.
+_KEEP_CAPABILITIES: Final = 1 << 2
+_NO_IPV6: Final = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ class SlotMaker:
             raise
         if pid == 0:
             here.close()
-            _unshare_both(there)
+            _unshare_both(there, wish.id_base)
         there.close()
         return cls(wish, pid, here)
 
@@ -130,10 +133,14 @@ class SlotMaker:
 
 
 def connect(wish: SlotWish, host: netlink.Route, inside: netlink.Route, netns: int) -> None:
-    """Join the namespace to the host: a pair, an address, routes both ways. No bridge: it ends at 1,024 ports."""
-    tail = wish.index.to_bytes(4, "big")
+    """Join the namespace to the host: a pair, an address, routes both ways. No bridge: it ends at 1,024 ports.
+
+    No ARP either: the kernel has one table of neighbours for all namespaces, 1,024 entries by default, and a box that
+    asks for that many addresses would leave the host and every other box without.
+    """
     here = HOST_LINK_INDEX + wish.index
-    host.add_veth(wish.link, here, BOX_LINK, BOX_LINK_INDEX, netns, b"\x02\x00" + tail, b"\x02\x01" + tail)
+    address = b"\x02\x00" + wish.index.to_bytes(4, "big")
+    host.add_veth(wish.link, here, BOX_LINK, BOX_LINK_INDEX, netns, address)
     host.add_route(here, wish.address)
     inside.up(_LOOPBACK_INDEX)
     inside.add_address(BOX_LINK_INDEX, wish.address)
@@ -170,19 +177,41 @@ def make_userns(inside: int, outside: int) -> int:
         os.waitpid(pid, 0)
 
 
-def _unshare_both(channel: socket.socket) -> None:
-    """In the child: new namespaces, and a socket that can configure the network one. Never returns."""
+def _unshare_both(channel: socket.socket, owner: int) -> None:
+    """In the child: new namespaces, and a socket that can configure the network one. Never returns.
+
+    `owner` is the host user that makes them. The kernel counts inotify instances, pending signals, locked memory and
+    message queues of a user namespace against its maker too: with root as the maker of all, one box could use up
+    what every other box and the host's own services have of these.
+    """
     try:
+        syscalls.prctl(syscalls.PR_SET_SECUREBITS, _KEEP_CAPABILITIES)
+        os.setresgid(owner, owner, owner)
+        os.setresuid(owner, owner, owner)
         syscalls.unshare(syscalls.CLONE_NEWUSER)
         channel.send(b"user")
         if channel.recv(16) == b"go":
             # After the user namespace, so that the box's root owns its network.
             syscalls.unshare(syscalls.CLONE_NEWNET)
+            _close_ipv6()
             route = netlink.Route.open()
             socket.send_fds(channel, [b"net"], [route.sock.fileno()])
             channel.recv(16)
     finally:
         os._exit(0)
+
+
+def _close_ipv6() -> None:
+    """In the child: links that come into its network namespace get no IPv6, not even addresses of the link."""
+    try:
+        fd = os.open(_NO_IPV6, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        # A kernel without IPv6.
+        return
+    try:
+        os.write(fd, b"1")
+    finally:
+        os.close(fd)
 
 
 def _unshare_user(channel: socket.socket) -> None:

@@ -51,12 +51,18 @@ MASKED: Final = (
     "/proc/scsi",
     "/proc/timer_list",
     "/proc/timer_stats",
+    # Names of the pools' files on the host.
+    "/sys/devices/virtual/block",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
+    # What every other box uses of the disk.
+    "/sys/fs/btrfs",
 )
 READ_ONLY: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 SHM_SIZE: Final = 64 * MIB
+#: Part of a box's memory that may wait in its sockets, on cgroup version 1.
+SOCKET_SHARE: Final = 4
 CPU_PERIOD_US: Final = 100_000
 #: The kernel kills a box's processes before the server's and the launcher's.
 OOM_SCORE: Final = 300
@@ -104,7 +110,9 @@ def bundle(spec: BoxSpec, place: Place, seccomp: Mapping[str, Any]) -> Mapping[s
             "uidMappings": [mapping],
             "gidMappings": [mapping],
             "cgroupsPath": place.cgroup,
-            "resources": resources_of(spec.limits, swap_limit=place.swap_limit),
+            "resources": resources_of(
+                spec.limits, swap_limit=place.swap_limit, socket_limit=place.cgroup_version == 1
+            ),
             "maskedPaths": list(MASKED),
             "readonlyPaths": list(READ_ONLY),
             "seccomp": dict(seccomp),
@@ -152,9 +160,14 @@ def mounts(place: Place) -> list[Mapping[str, Any]]:
     return found
 
 
-def resources_of(limits: Limits, *, swap_limit: bool) -> Mapping[str, Any]:
-    """The cgroup's limits. The swap limit is of memory and swap together: equal to memory, it means no swap."""
+def resources_of(limits: Limits, *, swap_limit: bool, socket_limit: bool) -> Mapping[str, Any]:
+    """The cgroup's limits. The swap limit is of memory and swap together: equal to memory, it means no swap.
+
+    Version 1 counts what waits in sockets apart from memory, and without a limit of its own not at all.
+    """
     memory = {"limit": limits.memory, **({"swap": limits.memory} if swap_limit else {})}
+    if socket_limit:
+        memory["kernelTCP"] = limits.memory // SOCKET_SHARE
     return {
         "cpu": {"period": CPU_PERIOD_US, "quota": max(1000, round(limits.cpu * CPU_PERIOD_US))},
         "memory": memory,
