@@ -37,6 +37,8 @@ def unproved(text: str, root: Path) -> Iterator[str]:
     for promise in documents.promises(text):
         if not promise.tests and not promise.pending:
             yield f"{promise.number} names no test"
+        if len(set(promise.tests)) < len(promise.tests):
+            yield f"{promise.number} names a test twice"
         for file, name in promise.tests:
             path = root / file
             if not path.exists() or name not in names_of_tests(path):

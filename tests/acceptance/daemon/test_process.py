@@ -27,7 +27,11 @@ def serve(data: Path, *, listen: str | None = None, env: Mapping[str, str] | Non
     """Exit code and error text of a server that cannot start."""
     command = [str(CORRAL), "serve", "--data", str(data), "--listen", listen or f"127.0.0.1:{free_port()}"]
     done = subprocess.run(
-        command, env=os.environ | {"CORRAL_RUNTIME": "fake"} | dict(env or {}), capture_output=True, text=True, timeout=60
+        command,
+        env=os.environ | {"CORRAL_RUNTIME": "fake"} | dict(env or {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr
