@@ -70,13 +70,13 @@ class Reconciler:
 
     async def run(self) -> None:
         """Work until cancelled; the steps that are running then are cancelled and awaited."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                self._group = group
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            try:
                 self._start_ready()
                 await self._keep_time()
-        finally:
-            self._group = None
+            finally:
+                self._group = None  # before the steps are cancelled: the end of one must not start the next
 
     def _start_ready(self) -> None:
         while self._group is not None and self._ready and len(self._running) < self._workers:

@@ -71,24 +71,30 @@ class Spool:
         if not (ID_PATTERN.fullmatch(box) and ID_PATTERN.fullmatch(exec_id)):
             message = f"cannot start execution {exec_id!r}: an id is 1 to 128 of A-Z a-z 0-9 _ -"
             raise BadCommand(message)
-        folder = self.root / box
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # The status file comes first: making it is the claim on the id, so of two callers one gets all three files.
         made: dict[str, int] = {}
         try:
             for suffix in ("status", "stdout", "stderr"):
-                made[suffix] = os.open(folder / f"{exec_id}.{suffix}", _CREATE, 0o600)
+                made[suffix] = self._create(box, f"{exec_id}.{suffix}")
         except BaseException:
             for suffix, fd in reversed(made.items()):
                 os.close(fd)
-                (folder / f"{exec_id}.{suffix}").unlink()
+                os.unlink(f"{self.root}/{box}/{exec_id}.{suffix}")
             raise
         return SpoolFds(stdout=made["stdout"], stderr=made["stderr"], status=made["status"])
+
+    def _create(self, box: str, name: str) -> int:
+        path = f"{self.root}/{box}/{name}"
+        try:
+            return os.open(path, _CREATE, 0o600)
+        except FileNotFoundError:  # the box's first execution
+            (self.root / box).mkdir(mode=0o700, parents=True, exist_ok=True)
+            return os.open(path, _CREATE, 0o600)
 
     def known(self, box: str, exec_id: str) -> bool:
         """Whether the execution was opened and not discarded or forgotten."""
         path = self._path(box, exec_id, "status")
-        return path is not None and path.exists()
+        return path is not None and os.path.exists(path)
 
     def size(self, box: str, exec_id: str, stream: Stream) -> int:
         """Bytes in the stream's file now, at most STREAM_CAP; 0 when there is none."""
@@ -96,7 +102,7 @@ class Spool:
         if path is None:
             return 0
         try:
-            return min(path.stat().st_size, STREAM_CAP)
+            return min(os.stat(path).st_size, STREAM_CAP)
         except FileNotFoundError:
             return 0
 
@@ -127,7 +133,7 @@ class Spool:
         line = _read_line(path)
         if line is not None:
             return parse_status(line)
-        return LOST if path.with_suffix(".lost").exists() else None
+        return LOST if os.path.exists(f"{path.removesuffix('.status')}.lost") else None
 
     def mark_lost(self, box: str, exec_id: str) -> None:
         """Record that the box ended first. Without effect when there is a result, or when the id is not known."""
@@ -143,7 +149,8 @@ class Spool:
         for suffix in ("stdout", "stderr", "lost", "status"):
             path = self._path(box, exec_id, suffix)
             if path is not None:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
 
     def forget(self, box: str) -> None:
         """Remove the files of all the box's executions. Idempotent."""
@@ -162,9 +169,10 @@ class Spool:
         names = (name.removesuffix(".status") for name in _names(self.root / box) if name.endswith(".status"))
         return sorted(name for name in names if ID_PATTERN.fullmatch(name))
 
-    def _path(self, box: str, exec_id: str, suffix: str) -> Path | None:
+    def _path(self, box: str, exec_id: str, suffix: str) -> str | None:
+        """A string: a command's few paths as Path objects cost a tenth of its time in the server."""
         if ID_PATTERN.fullmatch(box) and ID_PATTERN.fullmatch(exec_id):
-            return self.root / box / f"{exec_id}.{suffix}"
+            return f"{self.root}/{box}/{exec_id}.{suffix}"
         return None
 
 
@@ -175,7 +183,7 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _read_line(path: Path) -> bytes | None:
+def _read_line(path: str) -> bytes | None:
     """The status file's first line without its end; None while there is no complete line.
 
     A file that has no line end in STATUS_LIMIT bytes will never have one: it is returned as it is, to be refused.

@@ -172,6 +172,17 @@ async def test_the_end_cancels_and_awaits_every_step() -> None:
     assert steps.now == set()
 
 
+async def test_the_end_of_a_cancelled_step_starts_no_other() -> None:
+    steps, clock = Steps(), ManualClock()
+    async with running(steps, clock, workers=1) as loop:
+        for key in "abc":
+            loop.poke(key)
+        loop.poke("a")
+        await clock.advance(0)
+    assert steps.seen == ["a"]
+    assert steps.now == set()
+
+
 async def test_timers_of_keys_that_were_poked_before_their_time_do_not_pile_up() -> None:
     clock = ManualClock()
 

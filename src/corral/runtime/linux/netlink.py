@@ -108,9 +108,7 @@ class Route:
         if code:
             raise OSError(code, f"netlink request {kind}: {os.strerror(code)}")
 
-    def add_veth(
-        self, name: str, index: int, peer: str, peer_index: int, peer_netns: int, address: bytes
-    ) -> None:
+    def add_veth(self, name: str, index: int, peer: str, peer_index: int, peer_netns: int, address: bytes) -> None:
         """Make a veth pair: `name` here, and up; `peer` in the namespace that the descriptor `peer_netns` refers to.
 
         Both ends have the link-layer `address` and neither asks for nor answers about another one: without ARP each

@@ -34,7 +34,7 @@ from corral.runtime.contract import (
     TerminalSize,
     Usage,
 )
-from corral.runtime.guest import GuestClient
+from corral.runtime.guest import Following, GuestClient
 from corral.runtime.linux import processes
 from corral.runtime.oci import record
 from corral.runtime.oci.host import Host, Living, settled
@@ -45,6 +45,8 @@ REAP_LIMIT_S: Final = 0.2
 REAP_PAUSE_S: Final = 0.005
 #: A connection to a guest can break a moment before the kernel tells of its end.
 DEATH_LIMIT_S: Final = 2.0
+#: Connections of started commands that nobody follows yet, at most.
+HANDED_ON: Final = 64
 
 
 class OciRuntime(Runtime):
@@ -58,6 +60,7 @@ class OciRuntime(Runtime):
         self._mourning: set[asyncio.Task[None]] = set()
         self._locks: dict[str, asyncio.Lock] = {}
         self._starts: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._handed_on: dict[tuple[str, str], Following] = {}
 
     # -- the host
 
@@ -69,6 +72,8 @@ class OciRuntime(Runtime):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        while self._handed_on:
+            await self._handed_on.popitem()[1].close()
         await self._host.close()
 
     # -- boxes
@@ -164,10 +169,16 @@ class OciRuntime(Runtime):
                 except (BadCommand, BoxExhausted, HostExhausted, BoxGone):
                     self._spool.discard(box_id, spec.id)
                     raise
-                await started.close()
+                await self._hand_on((box_id, spec.id), started)
                 return
         message = f"cannot run {spec.argv[0]!r}: execution {spec.id} is being started by another"
         raise BadCommand(message)
+
+    async def _hand_on(self, key: tuple[str, str], started: Following) -> None:
+        """Keep the connection for the `follow` that comes next: one connection for a command instead of two."""
+        self._handed_on[key] = started
+        if len(self._handed_on) > HANDED_ON:
+            await self._handed_on.pop(next(iter(self._handed_on))).close()
 
     async def _known(self, guest: GuestClient, box_id: str, exec_id: str) -> bool:
         """Whether an execution with a spool was started."""
@@ -201,7 +212,8 @@ class OciRuntime(Runtime):
 
     async def _events(self, box_id: str, exec_id: str) -> AsyncIterator[Progress]:
         """Growth until the guest says that it has ended. What counts is the spool, not the guest's numbers."""
-        async with await self._guest(box_id).wait(exec_id) as following:
+        following = self._handed_on.pop((box_id, exec_id), None)
+        async with following or await self._guest(box_id).wait(exec_id) as following:
             async for event in following.events():
                 if event.result is not None:
                     return
