@@ -84,7 +84,11 @@ class Place:
 
 
 def seccomp_profile() -> Mapping[str, Any]:
-    """The profile of seccomp.json for this machine: unknown calls get ENOSYS, dangerous ones EPERM."""
+    """The profile of seccomp.json for this machine: unknown calls get ENOSYS, dangerous ones EPERM.
+
+    32-bit calls of x86 are not in it and end the caller: libseccomp lets `socketcall` make a socket of every family as
+    soon as one family is allowed, and those of virtual machines (AF_VSOCK) know no network namespace.
+    """
     profile = json.loads(resources.files("corral.runtime.oci").joinpath("seccomp.json").read_text())
     architectures: Mapping[str, list[str]] = profile["architectures"]
     profile["architectures"] = architectures.get(platform.machine(), [])

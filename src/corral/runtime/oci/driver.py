@@ -6,6 +6,7 @@ Joins the host side (`corral.runtime.oci.host`), the guest's client and the spoo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from typing import Final
@@ -45,6 +46,8 @@ REAP_LIMIT_S: Final = 0.2
 REAP_PAUSE_S: Final = 0.005
 #: A connection to a guest can break a moment before the kernel tells of its end.
 DEATH_LIMIT_S: Final = 2.0
+#: The same for a call that has an error to tell anyhow.
+DYING_LIMIT_S: Final = 0.5
 #: Connections of started commands that nobody follows yet, at most.
 HANDED_ON: Final = 64
 
@@ -165,7 +168,8 @@ class OciRuntime(Runtime):
                 raise HostExhausted(message) from error
             with fds:
                 try:
-                    started = await guest.execute(spec, (fds.stdout, fds.stderr, fds.status))
+                    async with self._calling(box_id) as guest:
+                        started = await guest.execute(spec, (fds.stdout, fds.stderr, fds.status))
                 except (BadCommand, BoxExhausted, HostExhausted, BoxGone):
                     self._spool.discard(box_id, spec.id)
                     raise
@@ -224,8 +228,8 @@ class OciRuntime(Runtime):
         size = self._spool.size
         return Progress(size(box_id, exec_id, Stream.STDOUT), size(box_id, exec_id, Stream.STDERR), result)
 
-    async def _wait_for_death(self, box_id: str) -> None:
-        deadline = self._clock.monotonic() + DEATH_LIMIT_S
+    async def _wait_for_death(self, box_id: str, limit_s: float = DEATH_LIMIT_S) -> None:
+        deadline = self._clock.monotonic() + limit_s
         while box_id in self._host.living and self._clock.monotonic() < deadline:
             await self._clock.sleep(0.01)
 
@@ -236,16 +240,20 @@ class OciRuntime(Runtime):
         return self._spool.size(box_id, exec_id, stream)
 
     async def signal(self, box_id: str, exec_id: str, signal: int, *, group: bool = True) -> None:
-        await self._guest(box_id).signal(exec_id, signal, group=group)
+        async with self._calling(box_id) as guest:
+            await guest.signal(exec_id, signal, group=group)
 
     async def write_stdin(self, box_id: str, exec_id: str, data: bytes, *, close: bool = False) -> None:
-        await self._guest(box_id).write_stdin(exec_id, data, close=close)
+        async with self._calling(box_id) as guest:
+            await guest.write_stdin(exec_id, data, close=close)
 
     async def resize(self, box_id: str, exec_id: str, size: TerminalSize) -> None:
-        await self._guest(box_id).resize(exec_id, size)
+        async with self._calling(box_id) as guest:
+            await guest.resize(exec_id, size)
 
     async def attach(self, box_id: str, exec_id: str) -> ByteStream:
-        return await self._guest(box_id).attach(exec_id)
+        async with self._calling(box_id) as guest:
+            return await guest.attach(exec_id)
 
     async def forget_output(self, box_id: str) -> None:
         await asyncio.to_thread(self._spool.forget, box_id)
@@ -253,20 +261,38 @@ class OciRuntime(Runtime):
     # -- files and ports
 
     async def read_file(self, box_id: str, path: str, *, user: str | None = None) -> FileReader:
-        return await self._guest(box_id).read_file(path, user=user)
+        async with self._calling(box_id) as guest:
+            return await guest.read_file(path, user=user)
 
     async def write_file(
         self, box_id: str, path: str, chunks: AsyncIterator[bytes], *, user: str | None = None, mode: int | None = None
     ) -> int:
-        return await self._guest(box_id).write_file(path, chunks, user=user, mode=mode)
+        async with self._calling(box_id) as guest:
+            return await guest.write_file(path, chunks, user=user, mode=mode)
 
     async def list_files(self, box_id: str, path: str, *, user: str | None = None) -> list[FileInfo]:
-        return await self._guest(box_id).list_files(path, user=user)
+        async with self._calling(box_id) as guest:
+            return await guest.list_files(path, user=user)
 
     async def connect(self, box_id: str, port: int) -> ByteStream:
-        return await self._guest(box_id).connect(port)
+        async with self._calling(box_id) as guest:
+            return await guest.connect(port)
 
     # -- inside
+
+    @contextlib.asynccontextmanager
+    async def _calling(self, box_id: str) -> AsyncIterator[GuestClient]:
+        """The box's guest. One that stops answering because its box ends is BoxGone, not BoxUnresponsive.
+
+        A dying process 1 closes its connections one after another, and is known to be dead a moment later.
+        """
+        try:
+            yield self._guest(box_id)
+        except BoxUnresponsive as error:
+            await self._wait_for_death(box_id, DYING_LIMIT_S)
+            if box_id in self._host.living:
+                raise
+            raise BoxGone(error.message) from error
 
     def _living(self, box_id: str) -> Living:
         living = self._host.living.get(box_id)
