@@ -80,7 +80,6 @@ class Place:
     cgroup: str
     cgroup_version: int
     swap_limit: bool
-    open_files: int
 
 
 def seccomp_profile() -> Mapping[str, Any]:
@@ -102,7 +101,7 @@ def bundle(spec: BoxSpec, place: Place, seccomp: Mapping[str, Any]) -> Mapping[s
         "ociVersion": "1.0.0",
         "root": {"path": str(place.root), "readonly": False},
         "hostname": spec.hostname,
-        "process": process(spec, place.open_files),
+        "process": process(spec),
         "mounts": mounts(place),
         "linux": {
             "namespaces": [
@@ -124,7 +123,7 @@ def bundle(spec: BoxSpec, place: Place, seccomp: Mapping[str, Any]) -> Mapping[s
     }
 
 
-def process(spec: BoxSpec, open_files: int) -> Mapping[str, Any]:
+def process(spec: BoxSpec) -> Mapping[str, Any]:
     """Process 1: the guest, as the box's root, with the listening socket as descriptor 3."""
     env = {"PATH": PATH, **spec.env}
     return {
@@ -138,10 +137,6 @@ def process(spec: BoxSpec, open_files: int) -> Mapping[str, Any]:
         # sudo is a set-user-id program.
         "noNewPrivileges": False,
         "oomScoreAdj": OOM_SCORE,
-        "rlimits": [
-            {"type": "RLIMIT_NOFILE", "soft": min(1024, open_files), "hard": open_files},
-            {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
-        ],
     }
 
 

@@ -13,7 +13,6 @@ import hashlib
 import ipaddress
 import json
 import os
-import resource
 import select
 import shutil
 import signal
@@ -144,7 +143,6 @@ class Host:
         self._host = found
         self._guest = install_guest(self.settings.guest, self.places.data / "bin")
         self._seccomp = config.seccomp_profile()
-        self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         known = [kept for name in self.names() if (kept := record.read(self.places.box(name))) is not None]
         self._blocks.open({kept.slot for kept in known})
         return known
@@ -289,7 +287,6 @@ class Host:
             cgroup=self._group(spec.id).path,
             cgroup_version=self.layout.version,
             swap_limit=self.layout.swap_limit,
-            open_files=self._open_files,
         )
         boxed = replace(spec, env={**self._host.env, **spec.env})
         answer = await self._request_launch(

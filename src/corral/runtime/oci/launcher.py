@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -265,6 +266,7 @@ def become_runtime(request: wire.Message, slot: namespace.Slot, told: int) -> No
             step.execute(slot.userns_for)
         what = "listen"
         _forget_streams()
+        _limit()
         _listen(request["socket"])
         os.write(told, json.dumps({"ms": round((time.monotonic() - began) * 1000, 3)}).encode())
         what = "exec"
@@ -291,6 +293,14 @@ def _forget_streams() -> None:
     os.close(end)
     for fd in (1, 2):
         os.dup2(full, fd, inheritable=True)
+
+
+def _limit() -> None:
+    """The limits of the box's processes. Not in the bundle: runc sets those from outside, when the box's ids are no
+    longer its own, and a host's root without CAP_SYS_RESOURCE may not."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, most), most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _write(path: str, text: str) -> None:

@@ -12,7 +12,7 @@ from corral.runtime.oci import config
 
 
 def bundle(*, version: int = 1, swap: bool = True, limits: Limits | None = None) -> dict[str, Any]:
-    place = config.Place(Path("/root"), "/proc/1/fd/3", "/proc/1/fd/4", 65536, "/corral-x/box", version, swap, 20000)
+    place = config.Place(Path("/root"), "/proc/1/fd/3", "/proc/1/fd/4", 65536, "/corral-x/box", version, swap)
     spec = BoxSpec("box", (), "name", limits=limits or Limits(), env={"A": "b"})
     return dict(config.bundle(spec, place, config.seccomp_profile()))
 
@@ -79,11 +79,6 @@ def test_limits_are_the_cgroups() -> None:
 
 def test_a_kernel_without_a_swap_limit_is_not_asked_for_one() -> None:
     assert "swap" not in bundle(swap=False)["linux"]["resources"]["memory"]
-
-
-def test_files_are_limited_to_what_the_host_allows() -> None:
-    limits = {entry["type"]: entry for entry in bundle()["process"]["rlimits"]}
-    assert limits["RLIMIT_NOFILE"]["hard"] == 20000
 
 
 def test_the_cgroup_is_visible_on_v2_and_nothing_of_the_host_is_mounted() -> None:
