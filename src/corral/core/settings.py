@@ -66,9 +66,9 @@ class Settings:
     oci_runtime: Annotated[str, "OCI runtime program that starts boxes."] = "crun"
     guest: Annotated[Path | None, "The guest program, when it is not where the source tree builds it."] = None
     host_services: Annotated[tuple[int, ...], "TCP ports of the host that boxes may reach at their gateway."] = ()
-    durability: Annotated[Durability, "What an acknowledged write survives: `power-loss` or `crash`."] = (
-        Durability.POWER_LOSS
-    )
+    durability: Annotated[
+        Durability, "What an acknowledged write survives: `power-loss` or `crash`; the record of a command: `crash`."
+    ] = Durability.POWER_LOSS
     store_readers: Annotated[int, "Threads that read the database."] = 2
     starts_at_once: Annotated[int, "Boxes that are made at the same time; more wait their turn."] = 8
     stops_at_once: Annotated[int, "Boxes that are removed at the same time; more wait their turn."] = 8

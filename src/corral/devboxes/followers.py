@@ -1,7 +1,8 @@
 """The life of an execution: from its committed wish over its start and output to its committed end.
 
 Owns a task for each open execution and wakes those who wait. Two commits an execution: nobody hears of a start before
-the first, or of an end before the second. Must not check who asks.
+the first, or of an end before the second. The commits are relaxed: a loss of power ends the box, and its spool is no
+more durable. Must not check who asks.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ class Followers:
 
     async def _admit_and_start(self, account_id: str, admit: Admission) -> Execution:
         execution_id = self._ids.new("exe")
-        execution, new = await self._store.write(lambda connection: admit(connection, execution_id))
+        execution, new = await self._store.write(lambda connection: admit(connection, execution_id), relaxed=True)
         if not new:
             known = self.known(execution.id)
             return known.execution if known is not None else execution
@@ -285,7 +286,7 @@ class Followers:
         delay, longest = _RETRY_S
         while True:
             try:
-                return await self._store.write(work)
+                return await self._store.write(work, relaxed=True)
             except errors.Unavailable as problem:
                 if self.closed:
                     raise

@@ -211,3 +211,18 @@ def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.Unavailable, match="cannot use data folder .*file/data"):
         FolderLock(tmp_path / "file" / "data").acquire()
+
+
+async def test_only_a_group_of_relaxed_writes_is_committed_without_a_sync(tmp_path: Path, feed: events.Feed) -> None:
+    store = Store(engine.open_sqlite(tmp_path / "durable.db", Durability.POWER_LOSS), feed)
+
+    def synchronous(connection: sa.Connection) -> int:
+        return int(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
+
+    normal, full = 1, 2  # sqlite.org/pragma.html#pragma_synchronous
+    assert await store.write(synchronous) == full
+    assert await store.write(synchronous, relaxed=True) == normal
+    together = await asyncio.gather(*(store.write(synchronous, relaxed=number != 5) for number in range(10)))
+    assert together[5] == full
+    assert await store.write(synchronous) == full
+    await store.close()

@@ -26,6 +26,10 @@ BUSY_S: Final = 5
 # commit shares among concurrent writers. Without it a loss of power may take back the last commits.
 _SYNCHRONOUS: Final = {Durability.POWER_LOSS: "FULL", Durability.CRASH: "NORMAL"}
 
+#: Keys of a connection's `info`: the durability of the settings, and the one of its next commit.
+_ASKED: Final = "durability asked"
+_IN_FORCE: Final = "durability in force"
+
 _REMEDIES: Final = (
     ("locked", "end the other program that has the database open"),
     ("full", "free space on the file system of the data folder"),
@@ -42,18 +46,30 @@ def open_sqlite(path: Path, durability: Durability) -> sa.Engine:
     engine = sa.create_engine(f"sqlite+pysqlite:///{path}", poolclass=NullPool, connect_args={"timeout": BUSY_S})
 
     @event.listens_for(engine, "connect")
-    def connected(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    def connected(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
         # The driver's own transaction handling begins too late for savepoints and for BEGIN IMMEDIATE.
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
+        entry.info[_ASKED] = entry.info[_IN_FORCE] = durability
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA temp_store = MEMORY")
         cursor.execute("PRAGMA journal_size_limit = 67108864")
         cursor.close()
 
     return engine
+
+
+def set_durability(connection: sa.Connection, *, relaxed: bool) -> None:
+    """Before a transaction: have it survive a loss of power as the settings ask, or, when relaxed, only a crash.
+
+    A later commit that is not relaxed makes the earlier ones durable too: they are in the same log.
+    """
+    wanted = Durability.CRASH if relaxed else connection.info[_ASKED]
+    if connection.info[_IN_FORCE] is not wanted:
+        connection.exec_driver_sql(f"PRAGMA synchronous = {_SYNCHRONOUS[wanted]}")
+        connection.info[_IN_FORCE] = wanted
 
 
 @contextmanager

@@ -31,6 +31,7 @@ _CLOSE_S: Final = 30
 class _Job(Generic[T]):
     work: Callable[[sa.Connection], T]
     future: asyncio.Future[T]
+    relaxed: bool = False
     result: T | None = None
     error: BaseException | None = None
     committed: list[events.Event] = field(default_factory=list)
@@ -54,14 +55,16 @@ class Store:
         for thread in self._threads:
             thread.start()
 
-    async def write(self, work: Callable[[sa.Connection], T]) -> T:
+    async def write(self, work: Callable[[sa.Connection], T], *, relaxed: bool = False) -> T:
         """Run `work` in one transaction on the writer thread; return its value once that is committed.
 
         When `work` raises, nothing of it is kept. A write that is cancelled before it has begun does not happen;
         one that has begun is committed, and its events are delivered, although nobody learns its value.
-        Raises errors.Unavailable with a remedy when the database cannot be written.
+        A relaxed write survives the end of the server like any other, but a loss of power may take it back: for
+        records of what a loss of power ends anyway. Raises errors.Unavailable with a remedy when the database cannot
+        be written.
         """
-        return await self._submit(self._writes, work)
+        return await self._submit(self._writes, work, relaxed=relaxed)
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work` on a reader thread in a transaction that sees one state of the database and keeps nothing."""
@@ -78,11 +81,13 @@ class Store:
             await asyncio.to_thread(thread.join, _CLOSE_S)
         self._engine.dispose()
 
-    async def _submit(self, jobs: queue.SimpleQueue[_Job[Any] | None], work: Callable[[sa.Connection], T]) -> T:
+    async def _submit(
+        self, jobs: queue.SimpleQueue[_Job[Any] | None], work: Callable[[sa.Connection], T], *, relaxed: bool = False
+    ) -> T:
         if self._closed:
             raise errors.Unavailable("cannot use the store: the server is stopping")
         future: asyncio.Future[T] = self._loop.create_future()
-        jobs.put(_Job(work, future))
+        jobs.put(_Job(work, future, relaxed))
         return await future
 
     # -- the writer thread
@@ -125,6 +130,7 @@ class Store:
     def _write_group(self, connection: sa.Connection, jobs: list[_Job[Any]]) -> None:
         if not jobs:
             return
+        engines.set_durability(connection, relaxed=all(job.relaxed for job in jobs))
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         if len(jobs) == 1:  # a savepoint would cost as much as the rest of an empty transaction
             self._run(connection, jobs[0])
