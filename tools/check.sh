@@ -22,7 +22,7 @@ shell_syntax() {
 
 check "format (ruff)" .venv/bin/ruff format --check --quiet .
 check "lint (ruff)" .venv/bin/ruff check --quiet .
-check "types (mypy --strict)" .venv/bin/mypy src sdk/src tests/harness
+check "types (mypy --strict)" .venv/bin/mypy src sdk/src tests examples bench
 check "format (cargo fmt)" cargo fmt --manifest-path guest/Cargo.toml --check
 check "lint (cargo clippy)" cargo clippy --quiet --locked --all-targets --manifest-path guest/Cargo.toml -- -D warnings
 check "shell syntax" shell_syntax
