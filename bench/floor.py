@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import json
 import os
-import resource
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -71,8 +70,7 @@ class Floor(Adapter):
 
     def _config(self, name: str, root: Path) -> Mapping[str, Any]:
         spec = BoxSpec(id=name, layers=(Layer("floor", self._rootfs),), hostname="floor")
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        place = config.Place(root, "", "", 0, f"/{name}", 1, swap_limit=False, open_files=hard)
+        place = config.Place(root, "", "", 0, f"/{name}", 1, swap_limit=False)
         made = dict(config.bundle(spec, place, config.seccomp_profile()))
         made["process"] = {**made["process"], "args": ["sleep", "infinity"]}
         kinds = ("user", "network", "pid", "mount", "ipc", "uts", "cgroup")

@@ -103,7 +103,9 @@ def number(pair: tuple[int, int | None]) -> int | None:
 @pytest.mark.parametrize("user", ["root", "user"])
 async def test_a_refused_call_gives_eperm(yard: Yard, user: str) -> None:
     calls = {name: found for name, pair in REFUSED.items() if (found := number(pair)) is not None}
-    found = await yard.probe(f"tell({{key: call(number, 0, 0, 0, 0, 0) for key, number in {calls}.items()}})", user=user)
+    found = await yard.probe(
+        f"tell({{key: call(number, 0, 0, 0, 0, 0) for key, number in {calls}.items()}})", user=user
+    )
     assert {name: code for name, code in found.items() if code != "EPERM"} == {}
     assert len(found) > 40
 

@@ -195,7 +195,9 @@ tell([attempt(os.chown, "/srv/owner", 65536, 0), attempt(os.chown, "/srv/owner",
 
 async def test_layers_of_the_image_stay_as_they_are(yard: Yard) -> None:
     layer = yard.spec("x").layers[0].path
-    before = {name: (layer / name).stat().st_mtime_ns for name in ("etc/passwd", "usr/bin/env") if (layer / name).exists()}
+    before = {
+        name: (layer / name).stat().st_mtime_ns for name in ("etc/passwd", "usr/bin/env") if (layer / name).exists()
+    }
     assert before
     await yard.probe("""
 for path in ("/etc/passwd", "/usr/bin/env"):

@@ -1,4 +1,4 @@
-"""What root in a box reaches by the network, forged packets included, and that it takes no shared table from others."""
+"""What root in a box reaches by the network, forged packets included; and that it fills no table of everybody's."""
 
 from __future__ import annotations
 
@@ -210,7 +210,9 @@ except TimeoutError:
     tell(seen)
 """)
     assert found == []
-    listed = subprocess.run(["ip", "neigh", "show", "dev", yard.link(HOSTILE)], capture_output=True, text=True, timeout=5)
+    listed = subprocess.run(
+        ["ip", "neigh", "show", "dev", yard.link(HOSTILE)], capture_output=True, text=True, timeout=5
+    )
     assert "198.19.255" not in listed.stdout
 
 
@@ -242,7 +244,7 @@ tell(len(open("/proc/net/arp").readlines()))
 
 
 async def test_a_box_cannot_use_up_what_users_share(yard: Yard) -> None:
-    """Inotify instances and locked memory are counted for the maker of a user namespace, in all namespaces together."""
+    """Inotify instances and locked memory are counted for the maker of a user namespace, all namespaces together."""
     held = await yard.hold("""
 count = 0
 while count < 5000 and libc.inotify_init1(0) >= 0:

@@ -69,7 +69,10 @@ tell([content(f"/proc/{pid}/cmdline").decode() for pid in names if os.path.exist
 @pytest.mark.parametrize(
     "path",
     [
-        *(f"/proc/1/{name}" for name in ("environ", "mem", "maps", "auxv", "pagemap", "stack", "syscall", "io", "exe")),
+        *(
+            f"/proc/1/{name}"
+            for name in ("environ", "mem", "maps", "auxv", "pagemap", "stack", "syscall", "io", "exe")
+        ),
         *(f"/proc/1/{name}" for name in ("root/etc/passwd", "cwd/etc/passwd", "task/1/mem", "task/1/environ")),
         *(f"/proc/1/fd/{number}" for number in range(4)),
         *("/proc/kmsg", "/proc/kpagecount", "/proc/kpageflags", "/proc/slabinfo", "/proc/vmallocinfo"),
@@ -112,8 +115,8 @@ tell([path for path, _, files in os.walk("/sys") for file in files if file in ("
 
 
 async def test_kernel_addresses_are_hidden(yard: Yard) -> None:
-    first = await yard.probe("tell(content('/proc/kallsyms').decode().split()[0] if os.path.exists('/proc/kallsyms') else '0')")
-    assert int(first, 16) == 0
+    found = await yard.probe("tell(attempt(content, '/proc/kallsyms')); tell(content('/proc/kallsyms').decode()[:16])")
+    assert int(found, 16) == 0
 
 
 async def test_nothing_in_sys_or_proc_can_be_opened_for_writing(yard: Yard) -> None:
@@ -133,7 +136,7 @@ for top in ("/sys", "/proc/sys", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/dr
                 pass
 for file in os.listdir("/proc"):
     path = "/proc/" + file
-    if os.path.isfile(path) and not os.path.islink(path) and attempt(lambda: os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))) == "done":
+    if os.path.isfile(path) and not os.path.islink(path) and attempt(os.open, path, os.O_WRONLY) == "done":
         opened.append(path)
 tell([tried, opened])
 """)
@@ -211,7 +214,7 @@ tell(writable)
 
 
 async def test_no_descriptor_or_socket_of_the_host_is_in_the_box(yard: Yard) -> None:
-    data = str(yard.places.data)
+    data, boxes = str(yard.places.data), str(yard.places.boxes)
     found = await yard.probe(f"""
 links = []
 for pid in [name for name in os.listdir("/proc") if name.isdigit() and name != "1"]:
@@ -221,13 +224,14 @@ for pid in [name for name in os.listdir("/proc") if name.isdigit() and name != "
         pass
 sockets = subprocess.run(["find", "/", "-path", "/proc", "-prune", "-o", "-type", "s", "-print"],
                          capture_output=True, text=True).stdout.split()
-tell([links, sockets, open("/proc/net/unix").read(), os.path.exists({data!r}), os.path.exists("/run/corral/blocks")])
+tell([links, sockets, open("/proc/net/unix").read(), os.path.exists({boxes!r}), os.path.exists("/run/corral/blocks")])
 """)
-    links, sockets, unix, data_seen, run_seen = found
+    links, sockets, unix, *seen = found
     assert not [link for link in links if data in link]
-    assert sockets == []
+    # What the boxes of this tier make themselves is in /srv.
+    assert [path for path in sockets if not path.startswith("/srv/")] == []
     assert "guest.sock" not in unix
-    assert (data_seen, run_seen) == (False, False)
+    assert seen == [False, False]
 
 
 async def test_the_data_folder_is_closed_to_every_other_user_of_the_host(yard: Yard) -> None:

@@ -32,7 +32,7 @@ NULL = subprocess.DEVNULL
 
 def bare_bundle(folder: Path) -> None:
     """A bundle with the driver's mounts, limits and seccomp profile, whose namespaces the runtime makes itself."""
-    place = config.Place(folder / "root", "", "", ID_BASE, f"/corral-bare-{os.getpid()}/box", 1, True, 1024)
+    place = config.Place(folder / "root", "", "", ID_BASE, f"/corral-bare-{os.getpid()}/box", 1, True)
     bundle = json.loads(json.dumps(config.bundle(BoxSpec("bare", (), "bare"), place, config.seccomp_profile())))
     bundle["process"]["args"] = ["sleep", "1000"]
     for namespace in bundle["linux"]["namespaces"]:

@@ -297,7 +297,8 @@ def _forget_streams() -> None:
 
 def _limit() -> None:
     """The limits of the box's processes. Not in the bundle: runc sets those from outside, when the box's ids are no
-    longer its own, and a host's root without CAP_SYS_RESOURCE may not."""
+    longer its own, and a host's root without CAP_SYS_RESOURCE may not.
+    """
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, most), most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
