@@ -64,6 +64,8 @@ def furnish() -> None:
 def main(gate: int, guest: str) -> None:
     """Enter the namespaces, wait at `gate` until the host has written the id maps, become the guest."""
     call("prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+    # Found before `furnish` hides the folders of the host: the source tree may lie under any of them.
+    program = os.open(guest, os.O_PATH | os.O_CLOEXEC)
     call("unshare", NEWUSER)
     os.write(gate, b"u")
     if os.read(gate, 1) != b"m":
@@ -82,7 +84,7 @@ def main(gate: int, guest: str) -> None:
         return
     call("prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
     furnish()
-    os.execve(guest, [guest], {"PATH": "/usr/bin:/bin"})
+    os.execve(program, [guest], {"PATH": "/usr/bin:/bin"})
 
 
 if __name__ == "__main__":
