@@ -28,9 +28,7 @@ IDS = [{"containerID": 0, "hostID": 0, "size": 65536}]
 async def crun(*argv: str) -> str:
     """Run crun with its output in a file, as `crun run -d` keeps the standard streams open. Raises RuntimeError."""
     with tempfile.TemporaryFile() as out:
-        process = await asyncio.create_subprocess_exec(
-            "crun", *argv, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out
-        )
+        process = await asyncio.create_subprocess_exec("crun", *argv, stdin=out, stdout=out, stderr=out)
         code = await process.wait()
         out.seek(0)
         text = out.read().decode(errors="replace")

@@ -27,7 +27,6 @@ from corral.runtime.oci.settings import OciSettings
 from tests.integration.oci.conftest import GUEST, IMAGES, Bench
 
 ID_BASE = 0x1000_0000
-NULL = subprocess.DEVNULL
 
 
 def bare_bundle(folder: Path) -> None:
@@ -61,7 +60,9 @@ def bare(folder: Path, layers: list[str]) -> None:
         times = [time.perf_counter()]
         run = [*crun, "run", "--detach", "--bundle", str(folder), box]
         for argv in (run, [*crun, "exec", box, "true"]):
-            subprocess.run(argv, stdin=NULL, stdout=NULL, stderr=NULL, check=True)
+            # Not /dev/null: crun gives its standard streams to the box's root, and the device is the host's.
+            with tempfile.TemporaryFile() as streams:
+                subprocess.run(argv, stdin=streams, stdout=streams, stderr=streams, check=True)
             times.append(time.perf_counter())
         subprocess.run([*crun, "delete", "--force", box], check=True)
         syscalls.umount2(str(folder / "root"), syscalls.MNT_DETACH)

@@ -19,6 +19,8 @@ from corral.runtime.network.blocks import LINK_PREFIX
 #: Link-local, where clouds keep metadata and credentials; then those of Alibaba, Oracle and Azure outside of it.
 METADATA: Final = ("169.254.0.0/16", "100.100.100.200", "192.0.0.192", "168.63.129.16")
 NFT_LIMIT_S: Final = 10
+#: Connections that the host tracks for one box; its table is shared by all (262,144 entries by default).
+MOST_FLOWS: Final = 16384
 TABLE_PREFIX: Final = "corral_"
 _LOOPBACK_INDEX: Final = 1
 
@@ -31,6 +33,7 @@ table inet {table} {{
   set resolvers {{ type ipv4_addr; {resolvers} }}
   set gateways {{ type ipv4_addr; elements = {{ {gateways} }} }}
   set services {{ type inet_service; {services} }}
+  set flows {{ type ipv4_addr; flags dynamic; size 65536; }}
 
   chain raw {{
     type filter hook prerouting priority -310; policy accept;
@@ -59,6 +62,7 @@ table inet {table} {{
     counter drop
   }}
   chain to_world {{
+    ct state new add @flows {{ ip saddr ct count over {most_flows} }} counter drop
     oifname "{links}*" counter drop
     ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
     ip daddr @metadata counter drop
@@ -89,6 +93,7 @@ class Wall:
             links=LINK_PREFIX,
             subnets=", ".join(self.subnets),
             metadata=", ".join(METADATA),
+            most_flows=MOST_FLOWS,
             gateways=", ".join(self.gateways),
             resolvers=_elements(self.resolvers),
             services=_elements([str(port) for port in self.services]),

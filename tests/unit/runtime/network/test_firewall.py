@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from corral.runtime.network.firewall import Wall
+from corral.runtime.network.firewall import MOST_FLOWS, Wall
 
 WALL = Wall("corral_x", ["198.18.0.0/22"], ["198.18.0.0"], ["10.0.0.2", "10.0.0.2"], [])
 
@@ -42,3 +42,9 @@ def test_services_are_exactly_those_that_are_offered(services: list[int]) -> Non
 
 def test_a_resolver_is_named_once() -> None:
     assert WALL.rules().count("10.0.0.2") == 1
+
+
+def test_new_connections_of_a_box_are_counted_before_anything_lets_them_out() -> None:
+    assert chain(WALL.rules(), "to_world")[0] == (
+        f"ct state new add @flows {{ ip saddr ct count over {MOST_FLOWS} }} counter drop"
+    )
