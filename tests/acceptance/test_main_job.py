@@ -26,7 +26,7 @@ def run(module: str, *arguments: str, cwd: Path, limit_s: float) -> subprocess.C
 def test_an_agent_repairs_a_library_and_leaves_nothing(tmp_path: Path) -> None:
     done = run("examples.main_job", cwd=tmp_path, limit_s=590)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    before, after = done.stdout.split("The agent works")
+    before, after = done.stdout.split("The agent works", 1)
     assert "FAILED (failures=1)" in before
     assert "+    padding = (fillvalue,) * (n - 1 if step >= n else step - 1)" in after
     assert after.split("tests, after")[1].count("OK") == 1

@@ -229,8 +229,20 @@ class Launcher:
             self.boxes.add(pid)
             self._answer(request, launch.began, ok=True, pid=pid, setup_ms=told.get("ms", 0.0))
             return
+        self._end_runtime(request["box"])
         cause = told.get("error") or log or f"the runtime ended with {code} and said nothing"
         self._answer(request, launch.began, ok=False, errno=told.get("errno", 0), error=cause)
+
+    def _end_runtime(self, box: str) -> None:
+        """Kill and reap what a killed runtime has left of a box, so that nothing more is made after the answer.
+
+        crun makes the box in a process that it forks and detaches: it outlives the one that was started here, comes to
+        this process as a child, and has the same arguments until it becomes the guest (which its cgroup leads to).
+        """
+        while left := [pid for pid in _children() if pid not in self.boxes and _is_for(pid, box)]:
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
     def _end_children(self) -> None:
         """The server is gone: nothing half-made may go on. Boxes that were reported stay."""
@@ -245,9 +257,20 @@ class Launcher:
             if pid == 0:
                 time.sleep(0.01)  # noqa: TID251 - this process has no event loop to sleep in
         # What an ended runtime had already forked is now a child of this process: not a box that anybody knows.
-        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        for pid in {int(child) for child in children} - self.boxes:
+        for pid in _children() - self.boxes:
             os.kill(pid, signal.SIGKILL)
+
+
+def _children() -> set[int]:
+    return {int(child) for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+
+
+def _is_for(pid: int, box: str) -> bool:
+    """Whether a process is a runtime that makes this box. One that has ended has no arguments any more."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").rpartition(b"\0")[2] == box.encode()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def become_runtime(request: wire.Message, slot: namespace.Slot, told: int) -> None:
