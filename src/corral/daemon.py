@@ -164,6 +164,7 @@ class Daemon:
         owner = TaskOwner("daemon")
         undo.push_async_callback(owner.close)
         controlling = owner.spawn(controller.run(), name="controller")
+        undo.push_async_callback(controller.finish, settings.shutdown_grace_s)
 
         executions = service.Executions(store, runtime, followers, vitals, clock)
         gate = app.build(

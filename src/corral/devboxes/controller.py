@@ -23,6 +23,9 @@ from corral.runtime.contract import BoxStatus, Runtime, RuntimeFailure
 #: Seconds between two rounds of forgetting old output.
 _SWEEP_S: Final = 600.0
 
+#: Seconds between two looks at the host while the server stops.
+_LOOK_S: Final = 0.05
+
 _POKES: Final = frozenset({"devbox.provisioning", "devbox.shutdown", "devbox.failure"})
 
 _BOXED: Final = frozenset({Observed.INITIALIZING, Observed.RUNNING})
@@ -75,6 +78,23 @@ class Controller:
             missing = observed in _BOXED and boxes.get(devbox_id) is not BoxStatus.RUNNING
             if missing or not self._keys.knows(devbox_id):
                 self._keys.poke(devbox_id)
+
+    async def finish(self, limit_s: float) -> None:
+        """While `run` goes on: wait until no box of an ended devbox is on the host, for at most `limit_s` seconds.
+
+        Whoever was told that a devbox is shut down need not start the server again for its box to go.
+        """
+        deadline = self._clock.monotonic() + limit_s
+        while self._clock.monotonic() < deadline:
+            try:
+                boxes = {box.id for box in await self._runtime.boxes()}
+                live = await self._store.read(rows.live)
+            except (RuntimeFailure, errors.CorralError) as problem:
+                self._log.warning("removals not awaited", error=str(problem))
+                return
+            if not boxes - live.keys():
+                return
+            await self._clock.sleep(_LOOK_S)
 
     async def sweep(self) -> None:
         """Forget the output of devboxes that ended longer ago than output is kept."""

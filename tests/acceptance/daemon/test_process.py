@@ -157,3 +157,19 @@ def test_conformance_tells_each_check_and_its_verdict() -> None:
     )
     assert done.returncode == 2
     assert "there is none called no-such-check" in done.stderr
+
+
+@pytest.mark.root
+@pytest.mark.image
+def test_what_was_shut_down_is_gone_once_the_server_has_stopped(tmp_path: Path) -> None:
+    with (
+        Server(tmp_path / "data", runtime="oci") as server,
+        httpx.Client(headers=server.headers, timeout=60) as client,
+    ):
+        made = [client.post(f"{server.url}/v1/devboxes/create_and_await_running", json={}).json() for _ in range(6)]
+        assert {view["status"] for view in made} == {"running"}
+        for view in made[1:]:
+            client.post(f"{server.url}/v1/devboxes/{view['id']}/shutdown", json={}).raise_for_status()
+        assert server.stop() == 0
+        assert [path.name for path in (server.data / "boxes").iterdir()] == [made[0]["id"]]
+        server.start()
