@@ -234,11 +234,12 @@ unsafe fn raise_oom_score(score: &CString) {
 }
 
 unsafe fn default_signals() -> Sys<()> {
-    let mut action: libc::sigaction = zeroed();
-    action.sa_sigaction = libc::SIG_DFL;
+    // The kernel is asked itself: libc refuses the two signals that it keeps for its threads (32 and 33), which whoever
+    // started the guest may have left ignored. A zeroed struct is the default action, whatever its fields are.
+    let default = [0_usize; 4];
     for signal in 1..=64 {
-        // The two that cannot be changed and the two that belong to libc answer EINVAL.
-        libc::sigaction(signal, &action, ptr::null_mut());
+        // The two that cannot be changed answer EINVAL.
+        libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null_mut::<libc::c_void>(), 8_usize);
     }
     let mut none: libc::sigset_t = zeroed();
     libc::sigemptyset(&mut none);

@@ -30,9 +30,9 @@ async def scenario(box: Box) -> None:
     async with box.start_command("cat", terminal=TerminalSize()) as (name, following, _):
         viewer = await box.client.attach(name)
         await viewer.write(b"hello\n")
-        assert await viewer.read() == b"hello\r\n"
-        while len(await viewer.read()) < len(b"hello"):
-            pass
+        seen = b""
+        while seen != b"hello\r\nhello\r\n":  # the terminal's echo, then what cat says, together or one by one
+            seen += await viewer.read()
         waiting = asyncio.ensure_future(viewer.read())
         await asyncio.sleep(0.05)
         await viewer.close()

@@ -181,6 +181,10 @@ class Execution:
         self.box, self.spec, self.process = box, spec, process
         self.ended = False
         self.cpu_us = 0
+        # The guest thread reaps by pid. To this object the process has ended, or it would warn when the thread is closed
+        # between a kill and its news.
+        process.returncode = 0
+        self._reaped = False
         self._spool, self._fds = spool, fds
         self._lock = threading.Lock()
         self._stdin = stdin
@@ -237,7 +241,7 @@ class Execution:
         os.close(self._pidfd)
         _, status, usage = os.wait4(self.process.pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        self.process.returncode = code
+        self._reaped = True
         self.cpu_us = round((usage.ru_utime + usage.ru_stime) * 1_000_000)
         for fd in list(self._sources):
             # A child that goes on writing cannot hold the end back: a pipe holds 64 KiB when the process ends.
@@ -344,7 +348,7 @@ class Execution:
     def signal(self, number: int, *, group: bool) -> bool:
         """False when it has ended."""
         with self._lock:
-            if self.ended or self.process.returncode is not None:
+            if self.ended or self._reaped:
                 return False
         try:
             (os.killpg if group else os.kill)(self.process.pid, number)
