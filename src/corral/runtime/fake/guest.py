@@ -181,7 +181,7 @@ class Execution:
         self.box, self.spec, self.process = box, spec, process
         self.ended = False
         self.cpu_us = 0
-        # The guest thread reaps by pid. To this object the process has ended, or it would warn when the thread is closed
+        # The guest thread reaps by pid. To this object the process has ended: it would warn when the thread is closed
         # between a kill and its news.
         process.returncode = 0
         self._reaped = False
