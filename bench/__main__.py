@@ -1,4 +1,4 @@
-"""`make bench`: every measure on every system of this host, one after another, then the figures beside the bars."""
+"""`make bench`: every measure on every system of this host, then the figures beside the bars."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class Size:
     transfer: int = GIB
 
 
-QUICK = Size(rounds=5, executes=50, at_once=20, idle=30, transfer=GIB // 8)
+QUICK = Size(rounds=15, executes=50, at_once=20, idle=30, transfer=GIB // 8)
 
 
 @dataclass(slots=True)
@@ -54,64 +55,58 @@ class Figures:
     transfer: dict[str, float] = field(default_factory=dict)
 
 
-async def measure(adapter: measures.Adapter, size: Size, say: Callable[[str], None]) -> Figures:
-    """Run every measure on one system."""
-    figures = Figures(adapter.name)
-    say("create to first output")
-    figures.first_output = stats.summary(await measures.first_output(adapter, size.rounds))
-    say("execute true")
-    figures.execute = stats.summary(await measures.execute_true(adapter, size.executes))
-    say(f"{size.at_once} at once: create, node -v")
+async def run(size: Size, console: Console) -> list[Figures]:
+    """Measure Corral, Docker where it answers, and the floor."""
+    rootfs = Images(Path(os.environ.get("CORRAL_IMAGES", "/var/lib/corral/images"))).resolve().layers[0].path.resolve()
+    async with AsyncExitStack() as undo:
+        corral = Corral()
+        undo.push_async_callback(corral.close)
+        await corral.start()
+        adapters: list[measures.Adapter] = [corral]
+        if await Docker.available():
+            docker = Docker()
+            undo.push_async_callback(docker.close)
+            await docker.start(rootfs)
+            adapters.append(docker)
+        else:
+            console.print("docker: no daemon answers here; the peer is left out")
+        floor = Floor(rootfs)
+        await floor.start()
+        undo.push_async_callback(floor.close)
+        adapters.append(floor)
+        found = {adapter.name: Figures(adapter.name) for adapter in adapters}
+        await _in_turns(adapters, found, size, console)
+        for adapter in adapters:
+            await _alone(adapter, found[adapter.name], size, console)
+        console.print("corral: upload and download")
+        found[corral.name].transfer = await corral.transfer(size.transfer)
+    return list(found.values())
+
+
+async def _in_turns(
+    adapters: Sequence[measures.Adapter], found: Mapping[str, Figures], size: Size, console: Console
+) -> None:
+    console.print("all, in turns: create to first output")
+    for name, times in (await measures.first_output(adapters, size.rounds)).items():
+        found[name].first_output = stats.summary(times)
+    console.print("all, in turns: execute true")
+    for name, times in (await measures.execute_true(adapters, size.executes)).items():
+        found[name].execute = stats.summary(times)
+
+
+async def _alone(adapter: measures.Adapter, figures: Figures, size: Size, console: Console) -> None:
+    console.print(f"{adapter.name}: {size.at_once} at once: create, node -v")
     burst = await measures.burst(adapter, size.at_once)
+    await adapter.settle()
     figures.burst = stats.summary(burst.times_ms) if burst.times_ms else None
     figures.burst_wall_ms = burst.wall_ms
     figures.burst_ok = f"{len(burst.times_ms)}/{burst.attempted}"
     figures.burst_score = stats.leaderboard_score(burst.times_ms, burst.attempted)
     for error in burst.errors[:3]:
-        say(f"failed: {error}")
-    return figures
-
-
-async def run(size: Size, console: Console) -> list[Figures]:
-    """Measure Corral, Docker where it answers, then the floor (which changes this process's mounts)."""
-    rootfs = Images(Path(os.environ.get("CORRAL_IMAGES", "/var/lib/corral/images"))).resolve().layers[0].path.resolve()
-    found = [await _corral(size, console)]
-    if await Docker.available():
-        docker = Docker()
-        await docker.start(rootfs)
-        found.append(await _with(docker, size, console))
-    else:
-        console.print("docker: no daemon answers here; the peer is left out")
-    floor = Floor(rootfs)
-    await floor.start()
-    found.append(await _with(floor, size, console, idle=size.idle))
-    return found
-
-
-async def _corral(size: Size, console: Console) -> Figures:
-    server = Corral()
-    try:
-        await server.start()
-        figures = await measure(server, size, lambda text: console.print(f"corral: {text}"))
-        await server.settle()
-        console.print(f"corral: memory of {size.idle} idle boxes")
-        figures.mib_per_box = await measures.memory_per_box(server, size.idle)
-        console.print("corral: upload and download")
-        figures.transfer = await server.transfer(size.transfer)
-    finally:
-        await server.close()
-    return figures
-
-
-async def _with(adapter: measures.Adapter, size: Size, console: Console, idle: int = 0) -> Figures:
-    try:
-        figures = await measure(adapter, size, lambda text: console.print(f"{adapter.name}: {text}"))
-        if idle:
-            console.print(f"{adapter.name}: memory of {idle} idle boxes")
-            figures.mib_per_box = await measures.memory_per_box(adapter, idle)
-    finally:
-        await adapter.close()
-    return figures
+        console.print(f"{adapter.name}: failed: {error}")
+    console.print(f"{adapter.name}: memory of {size.idle} idle boxes")
+    figures.mib_per_box = await measures.memory_per_box(adapter, size.idle)
+    await adapter.settle()
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,9 @@ async def crun(*argv: str) -> str:
 
 
 class Floor(Adapter):
-    """`crun run -d`, `crun exec`, `crun delete`. Moves this process into a mount namespace of its own: use it last."""
+    """`crun run -d`, `crun exec`, `crun delete`. Between `start` and `close` this process is in a mount namespace of
+    its own: a server that is started then would be in it too.
+    """
 
     name = "crun"
 
@@ -46,9 +48,11 @@ class Floor(Adapter):
         self._rootfs = rootfs
         self._folder = Path(tempfile.mkdtemp(prefix="corral-floor-"))
         self._numbers = itertools.count()
+        self._outside = -1
 
     async def start(self) -> None:
         """Leave the host's mounts; crun refuses hybrid cgroups, so the second hierarchy is not seen from here."""
+        self._outside = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         syscalls.unshare(syscalls.CLONE_NEWNS)
         syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
         if UNIFIED.is_mount():
@@ -85,4 +89,8 @@ class Floor(Adapter):
         shutil.rmtree(self._folder / box)
 
     async def close(self) -> None:
+        here = Path.cwd()
+        syscalls.setns(self._outside, syscalls.CLONE_NEWNS)
+        os.chdir(here)  # entering a mount namespace moves to its root
+        os.close(self._outside)
         shutil.rmtree(self._folder)

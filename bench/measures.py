@@ -1,6 +1,7 @@
 """The measures: what is timed, in which order, and when it counts as done.
 
-Each takes an Adapter and returns plain numbers; no measure knows which system it runs.
+Each takes Adapters and returns plain numbers; no measure knows which systems it runs. Those whose figures are compared
+take turns, round by round: what else the machine does then falls on all of them alike.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ class Adapter(ABC):
     @abstractmethod
     async def destroy(self, box: Any) -> None:
         """Remove the box."""
+
+    async def settle(self) -> None:  # noqa: B027 - most systems remove a box before they say that they did
+        """Return when nothing of removed boxes is at work behind the answers."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -57,29 +61,37 @@ async def box_of(adapter: Adapter) -> AsyncIterator[Any]:
         await adapter.destroy(box)
 
 
-async def first_output(adapter: Adapter, rounds: int) -> list[float]:
-    """Milliseconds from the create request to the output of a first `echo`, one box after another."""
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        async with box_of(adapter) as box:
-            output = await adapter.run(box, "echo ready")
-            times.append((time.perf_counter() - start) * 1e3)
+async def first_output(adapters: Sequence[Adapter], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds from the create request to the output of a first `echo`, one box after another, by adapter's name.
+
+    A first round is not counted: it pays for what each system prepares once.
+    """
+    times: dict[str, list[float]] = {adapter.name: [] for adapter in adapters}
+    for counted in range(-1, rounds):
+        for adapter in adapters:
+            start = time.perf_counter()
+            async with box_of(adapter) as box:
+                output = await adapter.run(box, "echo ready")
+                elapsed_ms = (time.perf_counter() - start) * 1e3
             if output.strip() != "ready":
                 raise RuntimeError(f"cannot use box of {adapter.name}: it answered {output!r}")
+            if counted >= 0:
+                times[adapter.name].append(elapsed_ms)
+            await adapter.settle()
     return times
 
 
-async def execute_true(adapter: Adapter, rounds: int) -> list[float]:
-    """Milliseconds of one `true` after another in one box, after ten that are not counted."""
-    async with box_of(adapter) as box:
-        for _ in range(10):
-            await adapter.run(box, "true")
-        times = []
-        for _ in range(rounds):
-            start = time.perf_counter()
-            await adapter.run(box, "true")
-            times.append((time.perf_counter() - start) * 1e3)
+async def execute_true(adapters: Sequence[Adapter], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of one `true` after another in one box of each adapter, after ten that are not counted."""
+    times: dict[str, list[float]] = {adapter.name: [] for adapter in adapters}
+    async with AsyncExitStack() as undo:
+        boxes = [(adapter, await undo.enter_async_context(box_of(adapter))) for adapter in adapters]
+        for counted in range(-10, rounds):
+            for adapter, box in boxes:
+                start = time.perf_counter()
+                await adapter.run(box, "true")
+                if counted >= 0:
+                    times[adapter.name].append((time.perf_counter() - start) * 1e3)
     return times
 
 

@@ -100,11 +100,10 @@ class Corral(Adapter):
         return 0
 
     async def settle(self) -> None:
-        """Return when nothing of the boxes of an earlier measure is left on the host."""
-        for _ in range(600):
+        for _ in range(6000):
             if not any((self._folder / "data" / "boxes").iterdir()):
                 return
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.02)
         raise RuntimeError("cannot measure on: boxes are left after two minutes")
 
     async def transfer(self, size: int) -> dict[str, float]:
