@@ -6,6 +6,7 @@ With CI set, a test that is skipped fails unless tests/expected_skips.txt names 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ FOREIGN = ("CORRAL_", "RUNLOOP_")
 
 def pytest_configure() -> None:
     """Forget the caller's settings, before any fixture or child process can read them."""
+    # A shell starts what it puts in the background with interrupts ignored, and every child would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [name for name in os.environ if name.startswith(FOREIGN) and name not in KEPT]:
         del os.environ[name]
 
