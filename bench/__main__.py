@@ -24,6 +24,7 @@ from bench.server import Corral
 from corral.images.service import Images
 
 GIB = 1 << 30
+CLIENTS = 16  #: callers of the throughput measure
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,13 @@ class Size:
 
     rounds: int = 30
     executes: int = 300
+    executes_at_once: int = 100  #: of each of 16 callers
     at_once: int = 100
     idle: int = 300
     transfer: int = GIB
 
 
-QUICK = Size(rounds=15, executes=50, at_once=20, idle=30, transfer=GIB // 8)
+QUICK = Size(rounds=15, executes=50, executes_at_once=10, at_once=20, idle=60, transfer=GIB // 8)
 
 
 @dataclass(slots=True)
@@ -47,6 +49,7 @@ class Figures:
     name: str
     first_output: stats.Summary | None = None
     execute: stats.Summary | None = None
+    throughput: float = 0.0
     burst: stats.Summary | None = None
     burst_wall_ms: float = 0.0
     burst_ok: str = ""
@@ -95,6 +98,8 @@ async def _in_turns(
 
 
 async def _alone(adapter: measures.Adapter, figures: Figures, size: Size, console: Console) -> None:
+    console.print(f"{adapter.name}: execute true, {CLIENTS} callers")
+    figures.throughput = await measures.throughput(adapter, CLIENTS, size.executes_at_once)
     console.print(f"{adapter.name}: {size.at_once} at once: create, node -v")
     burst = await measures.burst(adapter, size.at_once)
     await adapter.settle()
@@ -133,11 +138,13 @@ def bars(found: list[Figures]) -> list[Bar]:
     assert corral.execute
     assert floor.first_output
     listed = [
-        Bar("create to first output, p50, beside crun", corral.first_output.p50 / floor.first_output.p50, 2.5, "x"),
-        Bar("execute true over HTTP, p50", corral.execute.p50, 8.0, "ms"),
+        Bar("create to first output, p50, beside crun", corral.first_output.p50 / floor.first_output.p50, 2.0, "x"),
+        Bar("execute true over HTTP, p50", corral.execute.p50, 5.0, "ms"),
+        Bar("execute true over HTTP, p99", corral.execute.p99, 25.0, "ms"),
+        Bar(f"execute true, {CLIENTS} callers", corral.throughput, 150, "/s", at_least=True),
         Bar("all at once: wall time beside crun", corral.burst_wall_ms / floor.burst_wall_ms, 1.5, "x"),
-        Bar("memory of an idle box", corral.mib_per_box, 2.5, "MiB"),
-        Bar("server's growth in a transfer", corral.transfer["growth_mib"], 64, "MiB"),
+        Bar("memory of an idle box", corral.mib_per_box, 2.0, "MiB"),
+        Bar("server's growth in a transfer", corral.transfer["growth_mib"], 32, "MiB"),
         Bar("upload", corral.transfer["upload_mb_s"], 300, "MB/s", at_least=True),
         Bar("download", corral.transfer["download_mb_s"], 300, "MB/s", at_least=True),
     ]
@@ -155,6 +162,7 @@ def show(found: list[Figures], console: Console) -> None:
         "system",
         "create → first output",
         "execute true",
+        f"{CLIENTS} callers, /s",
         "at once: create → node -v",
         "wall",
         "ok",
@@ -162,7 +170,8 @@ def show(found: list[Figures], console: Console) -> None:
     ):
         table.add_column(heading, justify="left" if heading == "system" else "right")
     for figures in found:
-        cells = (_series(figures.first_output), _series(figures.execute), _series(figures.burst))
+        throughput = f"{figures.throughput:.0f}"
+        cells = (_series(figures.first_output), _series(figures.execute), throughput, _series(figures.burst))
         score = f"{figures.burst_score:.1f}"
         table.add_row(figures.name, *cells, f"{figures.burst_wall_ms:.0f}", figures.burst_ok, score)
     console.print(table)

@@ -95,6 +95,20 @@ async def execute_true(adapters: Sequence[Adapter], rounds: int) -> dict[str, li
     return times
 
 
+async def throughput(adapter: Adapter, clients: int, rounds: int) -> float:
+    """`true` a second, when each of `clients` callers runs `rounds` of them one after another in one box."""
+    async with box_of(adapter) as box:
+        await adapter.run(box, "true")
+        start = time.perf_counter()
+
+        async def one() -> None:
+            for _ in range(rounds):
+                await adapter.run(box, "true")
+
+        await asyncio.gather(*(one() for _ in range(clients)))
+        return clients * rounds / (time.perf_counter() - start)
+
+
 async def burst(adapter: Adapter, count: int, command: str = "node -v", limit_s: float = 180) -> Burst:
     """`count` boxes asked for at the same moment, each running `command`; removal is not timed."""
     start = time.perf_counter()
