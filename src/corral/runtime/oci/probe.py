@@ -25,6 +25,7 @@ from corral.runtime.linux import mounts, syscalls
 from corral.runtime.network import blocks, firewall
 from corral.runtime.network.namespace import IDS_PER_BOX, make_userns
 from corral.runtime.oci.settings import OciSettings
+from corral.runtime.rootfs import pool
 from corral.runtime.rootfs.steps import BindLayer, MountOverlay
 
 #: Overlay on id-mapped layers.
@@ -79,7 +80,7 @@ def facts(settings: OciSettings) -> list[Fact]:
         files_fact(resource.getrlimit(resource.RLIMIT_NOFILE)),
         pids_fact(int((proc / "kernel/pid_max").read_text())),
         inotify_fact(int((proc / "fs/inotify/max_user_instances").read_text())),
-        data_fact(settings.data),
+        data_fact(settings.data, needs=first_start_needs(settings)),
     ]
 
 
@@ -253,13 +254,24 @@ def inotify_fact(most: int) -> Fact:
     return Fact("inotify", Verdict.WARN, f"{most} instances for each user", "sysctl fs.inotify.max_user_instances=512")
 
 
-def data_fact(data: Path) -> Fact:
-    """The data folder's disk and name."""
+def first_start_needs(settings: OciSettings) -> int:
+    """Bytes that must be free on the data folder's disk for the disk pool; 0 when it is there, or is no file."""
+    data = settings.data
+    given = settings.disk == "image" or settings.pool_size is not None
+    there = (data / "pool.img").exists() or any((data / "disks").glob("*.img"))
+    return 0 if given or there or not has_btrfs() or pool.on_btrfs(data) else pool.RESERVE + pool.SMALLEST
+
+
+def data_fact(data: Path, *, needs: int = 0) -> Fact:
+    """The data folder's disk and name. `needs` is what must be free there, in bytes."""
     folder = next(path for path in (data, *data.parents) if path.is_dir())
     free = shutil.disk_usage(folder).free
     if len(str(data)) > LONGEST_DATA or re.search(r"[:,\\\s]", str(data)):
         remedy = f"use at most {LONGEST_DATA} characters, without colon, comma, backslash and space"
         return Fact("data folder", Verdict.FAIL, str(data), remedy)
+    if free < needs:
+        remedy = f"free {needs // MIB} MiB, or set CORRAL_DATA to a larger disk"
+        return Fact("data folder", Verdict.FAIL, f"{free // MIB} MiB free on {folder}", remedy)
     if free < 10 * GIB:
         return Fact("data folder", Verdict.WARN, f"{free // MIB} MiB free on {folder}", "use a larger disk")
     return Fact("data folder", Verdict.OK, f"{free // GIB} GiB free on {folder}")

@@ -11,6 +11,8 @@ from corral.runtime.contract import HostUnfit
 from corral.runtime.network import blocks
 from corral.runtime.oci import probe
 from corral.runtime.oci.probe import Fact, Verdict
+from corral.runtime.oci.settings import OciSettings
+from corral.runtime.rootfs import pool
 
 ROUTES = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
 
@@ -66,6 +68,21 @@ def test_swap_that_cannot_be_limited_is_told() -> None:
     controllers = dict.fromkeys(("cpu", "memory", "pids"), Path("/x"))
     assert probe.cgroup_fact(Layout(Mode.V1, controllers, swap_limit=False)).verdict is Verdict.WARN
     assert probe.cgroup_fact(Layout(Mode.V1, controllers)).verdict is Verdict.OK
+
+
+def test_a_disk_without_room_for_a_first_start_fails(tmp_path: Path) -> None:
+    assert probe.data_fact(tmp_path).verdict is not Verdict.FAIL
+    told = probe.data_fact(tmp_path, needs=1 << 60)
+    assert told.verdict is Verdict.FAIL
+    assert "MiB" in told.remedy
+
+
+def test_a_first_start_needs_room_only_until_its_pool_is_there(tmp_path: Path) -> None:
+    settings = OciSettings(data=tmp_path, guest=tmp_path / "guest")
+    first = probe.first_start_needs(settings)
+    assert first == (pool.RESERVE + pool.SMALLEST if probe.has_btrfs() and not pool.on_btrfs(tmp_path) else 0)
+    (tmp_path / "pool.img").touch()
+    assert probe.first_start_needs(settings) == 0
 
 
 def test_a_childs_failure_comes_back_as_text() -> None:
