@@ -23,9 +23,10 @@ FOREIGN = ("CORRAL_", "RUNLOOP_")
 
 def pytest_configure() -> None:
     """Forget the caller's settings, before any fixture or child process can read them."""
-    # A shell starts what it puts in the background with interrupts ignored, and every child would inherit that.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell ignores interrupts for what it puts in the background, nohup hang-ups: every child would inherit that.
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
     for name in [name for name in os.environ if name.startswith(FOREIGN) and name not in KEPT]:
         del os.environ[name]
 
