@@ -1,7 +1,8 @@
 """The raw floor: crun itself, started on the same root filesystem with the same limits and seccomp profile.
 
 A box here has an overlay root, all namespaces (the network one empty) and `sleep` as process 1. It lacks what a
-devbox has beyond that: a guest, an id range of its own, a way to the network, a disk limit, a record.
+devbox has beyond that: a guest, an id range of its own, a way to the network, a disk limit, a record. Its bundle, its
+state and its disk are in memory, so that the floor does not move with the filesystem of /tmp.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ from corral.runtime.linux import syscalls
 from corral.runtime.oci import config
 
 UNIFIED = Path("/sys/fs/cgroup/unified")
+MEMORY = Path("/dev/shm")
 IDS = [{"containerID": 0, "hostID": 0, "size": 65536}]
 
 
-async def crun(*argv: str) -> str:
+async def crun(state: Path, *argv: str) -> str:
     """Run crun with its output in a file, as `crun run -d` keeps the standard streams open. Raises RuntimeError."""
-    with tempfile.TemporaryFile() as out:
-        process = await asyncio.create_subprocess_exec("crun", *argv, stdin=out, stdout=out, stderr=out)
+    with tempfile.TemporaryFile(dir=MEMORY) as out:
+        command = ("crun", "--root", str(state), *argv)
+        process = await asyncio.create_subprocess_exec(*command, stdin=out, stdout=out, stderr=out)
         code = await process.wait()
         out.seek(0)
         text = out.read().decode(errors="replace")
@@ -46,7 +49,8 @@ class Floor(Adapter):
 
     def __init__(self, rootfs: Path) -> None:
         self._rootfs = rootfs
-        self._folder = Path(tempfile.mkdtemp(prefix="corral-floor-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="corral-floor-", dir=MEMORY))
+        self._state = self._folder / "state"
         self._numbers = itertools.count()
         self._outside = -1
 
@@ -67,7 +71,7 @@ class Floor(Adapter):
         options = f"lowerdir={self._rootfs},upperdir={bundle / 'upper'},workdir={bundle / 'work'}"
         syscalls.mount("overlay", str(root), "overlay", 0, options)
         (bundle / "config.json").write_text(json.dumps(self._config(name, root)))
-        await crun("run", "--detach", "--bundle", str(bundle), name)
+        await crun(self._state, "run", "--detach", "--bundle", str(bundle), name)
         return name
 
     def _config(self, name: str, root: Path) -> Mapping[str, Any]:
@@ -83,15 +87,15 @@ class Floor(Adapter):
     async def run(self, box: str, command: str) -> str:
         argv = ("exec", box, "bash", "-l", "-c", command)
         try:
-            return await crun(*argv)
+            return await crun(self._state, *argv)
         except RuntimeError as error:
             # crun 1.8.1 failed so in 3 of 200 first commands on a busy machine, before it started them.
             if "fail startup" not in str(error):
                 raise
-            return await crun(*argv)
+            return await crun(self._state, *argv)
 
     async def destroy(self, box: str) -> None:
-        await crun("delete", "--force", box)
+        await crun(self._state, "delete", "--force", box)
         syscalls.umount2(str(self._folder / box / "root"))
         shutil.rmtree(self._folder / box)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from corral.runtime.oci.settings import Places
 from tests.crash import scene
 from tests.crash.test_commit_points import wait_for_boxes
 from tests.harness.server import Server
@@ -77,5 +78,6 @@ def _left(data: Path, devbox_ids: list[str]) -> list[str]:
     found += [f"process {line}" for line in listing.splitlines() if any(one in line for one in devbox_ids)]
     for folder, names, _ in os.walk("/sys/fs/cgroup"):
         found += [f"cgroup {folder}/{name}" for name in names if any(one in name for one in devbox_ids)]
-    found += [f"socket folder {one}" for one in devbox_ids if (data / "run" / one).exists()]
+    bundles = Places(data.resolve(), Path("/run/corral")).bundles
+    found += [f"bundle {one}" for one in devbox_ids if (bundles / one).exists()]
     return found

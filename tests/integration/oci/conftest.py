@@ -89,9 +89,13 @@ async def bench(settings: OciSettings) -> AsyncIterator[Bench]:
         await made.runtime.close()
 
 
+def _of(target: str, places: Places) -> bool:
+    return str(places.data) in target or target == str(places.memory)
+
+
 def traces(places: Places) -> list[str]:
     """What is on the host of this data folder's boxes: mounts, loop devices, cgroups, links, processes, claims."""
-    found = [f"mount {mount.target}" for mount in mounts.current() if str(places.data) in mount.target]
+    found = [f"mount {mount.target}" for mount in mounts.current() if _of(mount.target, places)]
     backings = Path("/sys/block").glob("loop*/loop/backing_file")
     found += [f"loop {backing}" for backing in backings if str(places.data) in backing.read_text()]
     # What is hidden below a mount of the host's, too.
@@ -99,7 +103,7 @@ def traces(places: Places) -> list[str]:
     hidden = subprocess.run(["unshare", "-m", "sh", "-c", look, places.instance], capture_output=True, text=True)
     found += [f"cgroup {line}" for line in hidden.stdout.splitlines()]
     found += [f"box {path}" for path in places.boxes.glob("*")]
-    found += [f"socket {path}" for path in (places.data / "run").glob("*")]
+    found += [f"bundle {path}" for path in places.bundles.glob("*")]
     for claim in (places.run / "blocks").glob("*"):
         if claim.read_text() == str(places.data):
             found.append(f"claim {claim}")

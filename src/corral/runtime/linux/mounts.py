@@ -75,6 +75,16 @@ def mounted_at(path: Path) -> Mount | None:
     return next((mount for mount in reversed(current()) if mount.target == str(path)), None)
 
 
+def holding(path: Path) -> Mount | None:
+    """The mount that a path is on."""
+    resolved = path.resolve()
+    best: Mount | None = None
+    for mount in current():
+        if resolved.is_relative_to(mount.target) and (best is None or len(mount.target) >= len(best.target)):
+            best = mount
+    return best
+
+
 def unneeded(found: Sequence[Mount], keep: Iterable[str]) -> list[str]:
     """Targets to unmount, the last mounted first: dispensable ones, and v2 beside v1 (crun refuses such a host).
 

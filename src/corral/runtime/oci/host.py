@@ -39,7 +39,7 @@ from corral.runtime.contract import (
 from corral.runtime.linux import mounts
 from corral.runtime.network import blocks as network_blocks
 from corral.runtime.network import firewall
-from corral.runtime.oci import config, hostfiles, probe, record, slots, wire
+from corral.runtime.oci import config, hostfiles, memory, probe, record, slots, wire
 from corral.runtime.oci.launching import LauncherClient
 from corral.runtime.oci.settings import OciSettings, Places
 from corral.runtime.rootfs import plan, pool, steps
@@ -131,10 +131,10 @@ class Host:
             os.close(held)
 
     def _prepare(self) -> list[record.Record]:
-        for folder in (self.settings.run, self.places.state.parent):
-            folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.settings.run.mkdir(mode=0o711, parents=True, exist_ok=True)
+        memory.open_folder(self.places.memory)
         self.places.stage.make()
-        for folder in (self.places.state, self.places.data / "run", self.places.spool):
+        for folder in (self.places.state, self.places.bundles, self.places.spool):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.pool.open()
         firewall.enable_forwarding()
@@ -152,7 +152,8 @@ class Host:
         firewall.remove(self.places.table)
         firewall.remove_gateways([self._plan.gateway(block) for block in self._blocks.held])
         self._blocks.release()
-        shutil.rmtree(self.places.state.parent, ignore_errors=True)
+        memory.close_folder(self.places.memory)
+        shutil.rmtree(self.places.memory, ignore_errors=True)
         for folder in {path.parent for path in self._group("x").folders}:
             with contextlib.suppress(FileNotFoundError):
                 folder.rmdir()
@@ -244,6 +245,8 @@ class Host:
         except ProcessLookupError:
             raise ended_at_once(spec.id) from None
         record.write(self.places.box(spec.id), found)
+        if Path(self.settings.oci_runtime).name in PLAIN_RUNTIMES:
+            (self.places.bundle(spec.id) / "config.json").unlink()  # read once: 40 KiB of memory for each box
         process = found.open_process()
         if process is None:
             raise ended_at_once(spec.id)
@@ -270,13 +273,13 @@ class Host:
 
     def _prepare_box(self, spec: BoxSpec) -> None:
         try:
-            self.places.sockets(spec.id).mkdir(mode=0o700)
+            self.places.bundle(spec.id).mkdir(mode=0o700, exist_ok=True)
             self.pool.prepare(spec.id, spec.limits.disk)
         except OSError as error:
             raise refused(f"create box {spec.id}", error.errno or 0, str(error)) from error
 
     async def _launch(self, spec: BoxSpec, slot: slots.ReadySlot) -> wire.Message:
-        folder = self.places.box(spec.id)
+        folder = self.places.bundle(spec.id)
         log, pid_file = folder / "launch.log", folder / "pid"
         root = self.places.stage.root
         place = config.Place(
@@ -385,7 +388,7 @@ class Host:
                 group.remove()
             self._forget(box_id)
             self.pool.delete(box_id)
-            shutil.rmtree(self.places.sockets(box_id), ignore_errors=True)
+            remove_tree(self.places.bundle(box_id))
             remove_tree(self.places.box(box_id))
         except OSError as error:
             message = f"cannot destroy box {box_id}: {error}"

@@ -66,21 +66,31 @@ class Places:
         return self.data / "boxes"
 
     def box(self, box_id: str) -> Path:
-        """The box's bundle and record."""
+        """What must outlive the host's uptime: the box's record."""
         return self.boxes / box_id
 
-    def sockets(self, box_id: str) -> Path:
-        """The folder of the box's socket."""
-        return self.data / "run" / box_id
+    @property
+    def memory(self) -> Path:
+        """What ends with the host's uptime; see `corral.runtime.oci.memory`."""
+        return self.run / self.instance
+
+    @property
+    def bundles(self) -> Path:
+        """One folder per box for what ends with its process 1."""
+        return self.memory / "boxes"
+
+    def bundle(self, box_id: str) -> Path:
+        """The box's bundle and socket."""
+        return self.bundles / box_id
 
     def socket(self, box_id: str) -> Path:
         """Where the box's guest listens."""
-        return self.sockets(box_id) / "guest.sock"
+        return self.bundle(box_id) / "guest.sock"
 
     @property
     def stage(self) -> Stage:
         """Folders that boxes mount over."""
-        return Stage(self.run / self.instance / "stage")
+        return Stage(self.memory / "stage")
 
     @property
     def spool(self) -> Path:
@@ -90,7 +100,7 @@ class Places:
     @property
     def state(self) -> Path:
         """The OCI runtime's own records."""
-        return self.run / self.instance / "state"
+        return self.memory / "state"
 
     def group(self, layout: Layout, box_id: str) -> Group:
         """The box's control group."""

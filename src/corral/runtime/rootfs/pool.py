@@ -285,12 +285,8 @@ def copy_sparse(source: Path, target: Path) -> None:
 
 def on_btrfs(path: Path) -> bool:
     """Whether a path is on btrfs, by the mount that holds it."""
-    resolved = path.resolve()
-    best: mounts.Mount | None = None
-    for mount in mounts.current():
-        if resolved.is_relative_to(mount.target) and (best is None or len(mount.target) >= len(best.target)):
-            best = mount
-    return best is not None and best.fstype == "btrfs"
+    mount = mounts.holding(path)
+    return mount is not None and mount.fstype == "btrfs"
 
 
 @contextlib.contextmanager
