@@ -10,8 +10,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 PYTHON := .venv/bin/python
 ARGS ?=
+N ?= 6000
 
-.PHONY: help setup setup-test demo test check bench serve conformance fmt lock clean
+.PHONY: help setup setup-test demo test check bench density serve conformance fmt lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -34,6 +35,9 @@ check: setup-test ## Format, lint, types, style tests
 
 bench: setup-test ## Measure raw crun, Corral and Docker side by side
 	@$(PYTHON) -m bench $(ARGS)
+
+density: setup-test ## So many idle boxes at once, each answering (N=6000)
+	@$(PYTHON) -m bench.density $(N)
 
 serve: setup ## Start the server (ARGS="--listen HOST:PORT --data DIR")
 	@exec .venv/bin/corral serve $(ARGS)

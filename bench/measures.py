@@ -154,6 +154,12 @@ def used_memory() -> int:
     return (kib["MemTotal"] - kib["MemFree"] - kib["Buffers"] - kib["Cached"] + kib["Shmem"]) * 1024
 
 
+def available_memory() -> int:
+    """Bytes that the kernel says programs could still have (MemAvailable)."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
 async def memory_per_box(adapter: Adapter, count: int, at_once: int = 8) -> float:
     """MiB of host memory that one idle box costs, all in, at `count` boxes."""
     async with box_of(adapter) as box:

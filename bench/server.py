@@ -43,26 +43,41 @@ class Corral(Adapter):
         self._env = os.environ | {"CORRAL_DATA": str(self._folder / "data")} | (env or {})
         self._port = free_port()
 
+    @property
+    def data(self) -> Path:
+        """The server's data folder."""
+        return self._folder / "data"
+
     async def start(self) -> None:
         """Start the server and return when it can make boxes. Raises RuntimeError with the end of its log."""
-        log = (self._folder / "log").open("wb")
+        connector = aiohttp.TCPConnector(limit=0)
+        timeout = aiohttp.ClientTimeout(total=180)
+        self.http = aiohttp.ClientSession(f"http://127.0.0.1:{self._port}", connector=connector, timeout=timeout)
+        await self._serve(0.1)
+        self.http.headers["authorization"] = f"Bearer {(self.data / 'api-key').read_text().strip()}"
+
+    async def restart(self, *, kill: bool) -> float:
+        """End the server by SIGTERM or SIGKILL and start the next; seconds from its start until it can make boxes."""
+        self._process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+        await self._process.wait()
+        start = time.perf_counter()
+        await self._serve(0.02)
+        return time.perf_counter() - start
+
+    async def _serve(self, pause_s: float) -> None:
+        log = (self._folder / "log").open("ab")
         self._process = await asyncio.create_subprocess_exec(
             CORRAL, "serve", "--listen", f"127.0.0.1:{self._port}", env=self._env, stdout=log, stderr=log
         )
-        connector = aiohttp.TCPConnector(limit=0)
-        timeout = aiohttp.ClientTimeout(total=180)
-        url = f"http://127.0.0.1:{self._port}"
-        self.http = aiohttp.ClientSession(url, connector=connector, timeout=timeout)
-        for _ in range(600):
-            if await self._healthy() or self._process.returncode is not None:
-                break
-            await asyncio.sleep(0.1)
-        else:
-            await self.close()
+        log.close()
+        deadline = time.monotonic() + 120
+        while self._process.returncode is None and not await self._healthy():
+            if time.monotonic() > deadline:
+                self._process.kill()
+                await self._process.wait()
+            await asyncio.sleep(pause_s)
         if self._process.returncode is not None:
             raise RuntimeError(f"cannot start corral: {(self._folder / 'log').read_text()[-2000:]}")
-        key = (self._folder / "data" / "api-key").read_text().strip()
-        self.http.headers["authorization"] = f"Bearer {key}"
 
     async def _healthy(self) -> bool:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 
 from corral.images.service import Images
 from corral.runtime.contract import Box, BoxSpec, ExecResult, ExecSpec, Limits, Stream
-from corral.runtime.linux import mounts
 from corral.runtime.oci.driver import OciRuntime
 from corral.runtime.oci.settings import OciSettings, Places
 
@@ -87,30 +85,3 @@ async def bench(settings: OciSettings) -> AsyncIterator[Bench]:
     finally:
         await made.clear()
         await made.runtime.close()
-
-
-def _of(target: str, places: Places) -> bool:
-    return str(places.data) in target or target == str(places.memory)
-
-
-def traces(places: Places) -> list[str]:
-    """What is on the host of this data folder's boxes: mounts, loop devices, cgroups, links, processes, claims."""
-    found = [f"mount {mount.target}" for mount in mounts.current() if _of(mount.target, places)]
-    backings = Path("/sys/block").glob("loop*/loop/backing_file")
-    found += [f"loop {backing}" for backing in backings if str(places.data) in backing.read_text()]
-    # What is hidden below a mount of the host's, too.
-    look = 'umount /sys/fs/cgroup/unified 2>/dev/null; find /sys/fs/cgroup -path "*/corral-$0/*"'
-    hidden = subprocess.run(["unshare", "-m", "sh", "-c", look, places.instance], capture_output=True, text=True)
-    found += [f"cgroup {line}" for line in hidden.stdout.splitlines()]
-    found += [f"box {path}" for path in places.boxes.glob("*")]
-    found += [f"bundle {path}" for path in places.bundles.glob("*")]
-    for claim in (places.run / "blocks").glob("*"):
-        if claim.read_text() == str(places.data):
-            found.append(f"claim {claim}")
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if str(places.data) in (process / "mountinfo").read_text() and process.name != str(os.getpid()):
-                found.append(f"process {(process / 'cmdline').read_text()}")
-        except OSError:
-            continue
-    return found

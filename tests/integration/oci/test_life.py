@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bench.leftovers import traces
 
 from corral.runtime.contract import BoxExists, BoxGone, BoxStatus, DeathReason, HostUnfit, Limits, Stream
 from corral.runtime.oci.driver import OciRuntime
 from corral.runtime.oci.settings import OciSettings, Places
-from tests.integration.oci.conftest import Bench, traces
+from tests.integration.oci.conftest import Bench
 
 pytestmark = [pytest.mark.root, pytest.mark.image, pytest.mark.timeout(120)]
 ROOT = Path(__file__).parents[3]

@@ -109,15 +109,14 @@ class Route:
             raise OSError(code, f"netlink request {kind}: {os.strerror(code)}")
 
     def add_veth(self, name: str, index: int, peer: str, peer_index: int, peer_netns: int, address: bytes) -> None:
-        """Make a veth pair: `name` here, and up; `peer` in the namespace that the descriptor `peer_netns` refers to.
+        """Make a veth pair: `name` here, not up yet; `peer` in the namespace that descriptor `peer_netns` refers to.
 
         Both ends have the link-layer `address` and neither asks for nor answers about another one: without ARP each
         sends to its own address, which is the other's. The kernel takes a `peer_index` only beside an `index`.
         """
         there = link_message(peer_index, IFF_NOARP, IFF_NOARP) + attribute(IFLA_IFNAME, peer.encode() + b"\0")
         there += attribute(IFLA_NET_NS_FD, struct.pack("=I", peer_netns)) + attribute(IFLA_ADDRESS, address)
-        flags = IFF_UP | IFF_NOARP
-        body = link_message(index, flags, flags) + attribute(IFLA_IFNAME, name.encode() + b"\0")
+        body = link_message(index, IFF_NOARP, IFF_NOARP) + attribute(IFLA_IFNAME, name.encode() + b"\0")
         body += attribute(IFLA_ADDRESS, address)
         kind = attribute(IFLA_INFO_KIND, b"veth")
         body += nested(IFLA_LINKINFO, kind, nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, there)))

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from corral.runtime.linux import mounts, netlink, syscalls
+from corral.runtime.linux import mounts, syscalls
 from corral.runtime.network import namespace
 from corral.runtime.oci import wire
 from corral.runtime.rootfs import steps
@@ -57,7 +57,7 @@ class Launcher:
     making: dict[int, namespace.SlotMaker] = field(default_factory=dict)
     boxes: set[int] = field(default_factory=set)
     outgoing: bytearray = field(default_factory=bytearray)
-    route: netlink.Route = field(default_factory=netlink.Route.open)
+    outside: namespace.Outside = field(default_factory=namespace.Outside.open)
     open: bool = True
     _wake: int = -1
 
@@ -150,7 +150,7 @@ class Launcher:
 
         def advance(_: int) -> None:
             try:
-                if maker.advance(self.route):
+                if maker.advance(self.outside):
                     done(None)
             except OSError as error:
                 done(error)
