@@ -12,7 +12,7 @@ PYTHON := .venv/bin/python
 ARGS ?=
 N ?= 6000
 
-.PHONY: help setup setup-test demo test check bench density serve conformance fmt lock clean
+.PHONY: help setup setup-test demo test fuzz check bench density serve conformance fmt lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -29,6 +29,11 @@ demo: setup ## A real agent mends a real library in a devbox
 
 test: setup-test ## Run all tests (ARGS="-k name" for some)
 	@tools/test.sh $(ARGS)
+
+fuzz: SECONDS ?= 300
+fuzz: SEED ?= 1
+fuzz: setup-test ## Send the API requests made from its own document (SECONDS=300 SEED=1)
+	@FUZZ_SECONDS=$(SECONDS) FUZZ_SEED=$(SEED) $(PYTHON) -m pytest tests/integration/api/test_fuzz.py $(ARGS)
 
 check: setup-test ## Format, lint, types, style tests
 	@tools/check.sh

@@ -110,7 +110,7 @@ def _devboxes(on: DevboxRoutes) -> Iterator[Route]:
         "answers": view,
         "replay": True,
         "body_limit": CREATE_LIMIT,
-        "errors": (429, 503),
+        "errors": (429, 501, 503),
     }
     yield _post("/v1/devboxes", on.create, WRITE, "create devbox", **create)
     yield _post("/v1/devboxes/create_and_await_running", on.create_and_await_running, WRITE, "create devbox", **create)

@@ -1,0 +1,48 @@
+"""The HTTP API against its own OpenAPI document: requests that keep the schema, and requests that break it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+import pytest
+
+from tests.integration.api.fuzz import Fuzzer
+from tests.integration.api.stand import Stand
+
+SEED = int(os.environ.get("FUZZ_SEED", "20261123"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
+
+#: Requests to one route in one round.
+EXAMPLES = 12
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240 + SECONDS)
+async def test_every_answer_is_one_that_the_document_names(stand: Stand) -> None:
+    devbox_id = await stand.devbox()
+    execution = await stand.run(devbox_id, "echo out; echo err >&2")
+    spec = (await stand.client.get("/openapi.json")).json()
+    ids = {"devbox_id": devbox_id, "execution_id": execution["execution_id"]}
+    fuzzer = Fuzzer(stand.url, stand.key, spec, ids)
+    operations = list(fuzzer.operations())
+    assert len(operations) > 25
+    ends, seed = time.monotonic() + SECONDS, SEED
+    while True:
+        for operation in operations:
+            await asyncio.to_thread(fuzzer.run, operation, EXAMPLES, seed)
+        seed += 1
+        if time.monotonic() >= ends:
+            break
+    # Requests got past the key, the checks and the look-up as well as being refused by each.
+    assert {200, 400, 401, 404} <= fuzzer.statuses.keys(), fuzzer.statuses
+    assert (await stand.client.get(f"/v1/devboxes/{devbox_id}")).json()["status"] == "running"
+
+
+async def test_a_parameter_that_is_not_offered_gets_a_documented_501(stand: Stand) -> None:
+    spec = (await stand.client.get("/openapi.json")).json()
+    for path in ("/v1/devboxes", "/v1/devboxes/create_and_await_running"):
+        answer = await stand.client.post(path, json={"blueprint_id": "bpt_1"})
+        assert (answer.status_code, answer.json()["kind"]) == (501, "not-offered")
+        assert "501" in spec["paths"][path]["post"]["responses"]
