@@ -111,7 +111,11 @@ impl Guest {
         }
         let (_, pid, live) = self.live_exec(&request.id)?;
         // Before the program runs there may be no process group of that number yet.
-        let target = if request.group && live.report.is_none() { -pid } else { pid };
+        let mut target = if request.group && live.report.is_none() { -pid } else { pid };
+        if request.foreground {
+            let master = live.terminal.as_ref().and(live.streams[0].as_ref()).ok_or(Kind::NoTerminal)?;
+            target = -term::foreground(master.raw()).ok_or(Kind::Ended)?;
+        }
         // The process has not been reaped, so the number is still its own.
         // SAFETY: no memory is involved.
         check(unsafe { libc::kill(target, request.signal) }).map_err(|errno| match errno {

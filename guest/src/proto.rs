@@ -193,6 +193,8 @@ pub struct Signal {
     pub signal: i32,
     #[serde(default = "yes")]
     pub group: bool,
+    #[serde(default)]
+    pub foreground: bool,
 }
 
 fn yes() -> bool {

@@ -51,6 +51,15 @@ pub fn resize(master: RawFd, size: Size) -> Sys<()> {
     check(unsafe { libc::ioctl(master, libc::TIOCSWINSZ, &window) }).map(drop)
 }
 
+/// The process group that has the terminal; None when it has ended, or is none that a signal may go to.
+pub fn foreground(master: RawFd) -> Option<libc::pid_t> {
+    let mut group: libc::pid_t = 0;
+    // SAFETY: TIOCGPGRP writes one pid.
+    check(unsafe { libc::ioctl(master, libc::TIOCGPGRP, &mut group) }).ok()?;
+    // A signal to -1 would go to every process of the box.
+    (group > 1).then_some(group)
+}
+
 /// The last `RING` bytes of a terminal's output. Grows as output comes.
 #[derive(Default)]
 pub struct Ring(VecDeque<u8>);

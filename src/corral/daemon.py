@@ -167,6 +167,10 @@ class Daemon:
         undo.push_async_callback(controller.finish, settings.shutdown_grace_s)
 
         executions = service.Executions(store, runtime, followers, vitals, clock)
+        sessions = service.Sessions(
+            runtime, executions, followers, vitals, clock=clock, idle_s=settings.session_idle_s
+        )
+        owner.spawn(sessions.run(), name="sessions")
         gate = app.build(
             store=store,
             clock=clock,
@@ -174,6 +178,8 @@ class Daemon:
             devboxes=service.Devboxes(store, feed, runtime, executions, vitals, clock=clock, ids=ids),
             executions=executions,
             files=service.Files(store, runtime, vitals),
+            sessions=sessions,
+            tunnels=service.PtyTunnels(clock, ids, domain=settings.tunnel_domain),
             health=Health(settings.data, store, runtime, available).reasons,
             architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
         )

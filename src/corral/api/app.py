@@ -20,6 +20,7 @@ from corral.core.clock import Clock
 from corral.core.store.store import Store
 from corral.devboxes import service
 from corral.devboxes.execution_routes import ExecutionRoutes
+from corral.devboxes.pty_routes import PtyRoutes
 from corral.devboxes.routes import DevboxRoutes, FileRoutes
 from corral.http.hold import Drain
 from corral.identity.routes import IdentityRoutes
@@ -41,6 +42,8 @@ def build(
     devboxes: service.Devboxes,
     executions: service.Executions,
     files: service.Files,
+    sessions: service.Sessions,
+    tunnels: service.PtyTunnels,
     health: Probe,
     architecture: str,
 ) -> Gate:
@@ -52,11 +55,12 @@ def build(
         health=HealthRoutes(health),
         identity=IdentityRoutes(identity),
         devboxes=DevboxRoutes(devboxes, architecture=architecture),
-        executions=ExecutionRoutes(executions),
+        executions=ExecutionRoutes(executions, sessions),
         files=FileRoutes(files),
+        ptys=PtyRoutes(devboxes, executions, sessions, tunnels),
     )
     offered = [*table.rows(handlers)]
-    return Gate(*_compose(offered), identity, Replays(store, clock), Drain())
+    return Gate(*_compose(offered), identity, tunnels, Replays(store, clock), Drain())
 
 
 def _compose(offered: Sequence[Route]) -> tuple[ASGIApp, Table]:

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from corral.api import bodies, problems, replay
 from corral.api.routing import Intake, Later, Route, Row, Table
 from corral.core import errors, log
+from corral.devboxes.service import PtyTunnels
 from corral.http import hold, params
 from corral.identity.service import Identity
 
@@ -36,11 +37,18 @@ class Gate:
     """The ASGI application. `inner` handles what is let through, with the route's name in its scope."""
 
     def __init__(
-        self, inner: ASGIApp, table: Table, identity: Identity, replays: replay.Replays, drain: hold.Drain
+        self,
+        inner: ASGIApp,
+        table: Table,
+        identity: Identity,
+        tunnels: PtyTunnels,
+        replays: replay.Replays,
+        drain: hold.Drain,
     ) -> None:
         self._inner = inner
         self.table = table
         self._identity = identity
+        self._tunnels = tunnels
         self._replays = replays
         self.drain = drain
         self._intaker = bodies.Intaker()
@@ -106,6 +114,9 @@ class Gate:
 
     async def _admit(self, scope: Scope, row: Row) -> tuple[Route, str]:
         """Check key, right and parameters; return the route and the account's id, "" on a public route."""
+        key = self._tunnels.key_in(bodies.header(scope, b"host"))
+        if key is not None or (isinstance(row, Route) and row.tunnel):
+            return self._admit_tunnelled(scope, row, key)
         account_id = ""
         if row.need.resource is not None:
             caller = await self._identity.authenticate(bodies.header(scope, b"authorization"))
@@ -119,6 +130,17 @@ class Gate:
         scope[params.ACCOUNT] = account_id
         scope[hold.DRAIN] = self.drain
         return row, account_id
+
+    def _admit_tunnelled(self, scope: Scope, row: Row, key: str | None) -> tuple[Route, str]:
+        """As `_admit`, for what is addressed by a tunnel's host: its token opens its own routes and nothing else."""
+        if key is None or isinstance(row, Later) or not row.tunnel:
+            where = "not through a tunnel" if key is not None else "only through a tunnel: see create_pty_tunnel"
+            raise errors.NotFound(f"cannot {row.does}: this route is there {where}")
+        grant = self._tunnels.admit(key, _tunnel_token(scope))
+        _check_query(scope, row)
+        scope[params.ACCOUNT], scope[params.TUNNELLED] = grant.account_id, grant.devbox_id
+        scope[hold.DRAIN] = self.drain
+        return row, grant.account_id
 
     async def _handle(
         self, route: Route, account_id: str, scope: Scope, receive: bodies.Incoming, answer: _Answering
@@ -198,6 +220,17 @@ async def _deny(send: Send, problem: problems.Problem) -> None:
     start = {"status": problem.status, "headers": problem.headers(len(body))}
     await send({"type": "websocket.http.response.start", **start})
     await send({"type": "websocket.http.response.body", "body": body})
+
+
+def _tunnel_token(scope: Scope) -> str | None:
+    """The token of a tunnel: in its header, as the only protocol that a WebSocket offers, or as a bearer."""
+    told = bodies.header(scope, b"x-runloop-tunnel-authorization")
+    if told is None and scope.get("subprotocols"):
+        return str(scope["subprotocols"][0])
+    if told is None:
+        told = bodies.header(scope, b"authorization") or ""
+    scheme, _, token = told.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def _check_query(scope: Scope, route: Route) -> None:

@@ -16,7 +16,6 @@ _ROUTES: Final[tuple[tuple[Resource, str, str], ...]] = (
         """
         POST /v1/devboxes/{id}/create_gateway_token
         POST /v1/devboxes/{id}/create_mcp_token
-        POST /v1/devboxes/{id}/create_pty_tunnel
         POST /v1/devboxes/{id}/create_ssh_key
         POST /v1/devboxes/{id}/create_tunnel
         POST /v1/devboxes/{id}/enable_tunnel
@@ -26,8 +25,6 @@ _ROUTES: Final[tuple[tuple[Resource, str, str], ...]] = (
         GET /v1/devboxes/{id}/logs/tail
         GET /v1/devboxes/metadata/keys
         GET /v1/devboxes/metadata/keys/{key}/values
-        GET /pty/{session_name}
-        POST /pty/{session_name}/control
         """,
     ),
     (

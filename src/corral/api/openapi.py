@@ -65,7 +65,15 @@ def document(routes: Iterable[BaseRoute], rows: Iterable[Row]) -> dict[str, Any]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     schemas["ErrorView"] = ErrorView.model_json_schema()
-    spec["components"]["securitySchemes"] = {"bearerAuth": {"type": "http", "scheme": "bearer"}}
+    spec["components"]["securitySchemes"] = {
+        "bearerAuth": {"type": "http", "scheme": "bearer"},
+        "tunnelToken": {
+            "type": "apiKey",
+            "in": "header",
+            "name": "X-Runloop-Tunnel-Authorization",
+            "description": "`Bearer <auth_token>`, at the host `13-<tunnel_key>.tunnel.<domain>`.",
+        },
+    }
     for row in rows:
         if row.method == "WEBSOCKET":
             continue
@@ -84,7 +92,7 @@ def _complete(operation: dict[str, Any], route: Route) -> None:
     public = route.need.resource is None
     always = () if public else _ALWAYS
     responses.update(_errors({*always, *body, *route.errors} - ({503} if "/healthz" in route.path else set())))
-    operation["security"] = [] if public else [{"bearerAuth": []}]
+    operation["security"] = [] if public else [{"tunnelToken" if route.tunnel else "bearerAuth": []}]
     if route.intake is Intake.STREAM:
         operation["requestBody"] = _FORM
     for name in route.query:

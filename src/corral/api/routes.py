@@ -13,6 +13,7 @@ from corral.api.health import HealthRoutes, HealthView
 from corral.api.routing import MIB, Intake, Route
 from corral.devboxes import views
 from corral.devboxes.execution_routes import ExecutionRoutes
+from corral.devboxes.pty_routes import PtyRoutes
 from corral.devboxes.routes import DevboxRoutes, FileRoutes
 from corral.http.model import View
 from corral.identity import wire as identity_wire
@@ -45,6 +46,7 @@ class Handlers:
     devboxes: DevboxRoutes
     executions: ExecutionRoutes
     files: FileRoutes
+    ptys: PtyRoutes
 
 
 def rows(on: Handlers) -> Iterator[Route]:
@@ -52,6 +54,7 @@ def rows(on: Handlers) -> Iterator[Route]:
     yield from _executions(on.executions)
     yield from _devboxes(on.devboxes)
     yield from _files(on.files)
+    yield from _ptys(on.ptys)
     yield from _others(on)
 
 
@@ -101,7 +104,15 @@ def _executions(on: ExecutionRoutes) -> Iterator[Route]:
         errors=(404,),
     )
     yield _post(f"{_DEVBOX}/terminal", on.terminal, WRITE, "open terminal", answers=view, errors=(404,))
-    yield Route("WEBSOCKET", f"{_EXECUTION}/attach", on.attach, WRITE, "attach to terminal", intake=Intake.SOCKET)
+    yield Route(
+        "WEBSOCKET",
+        f"{_EXECUTION}/attach",
+        on.attach,
+        WRITE,
+        "attach to terminal",
+        Intake.SOCKET,
+        query=("read_only",),
+    )
 
 
 def _devboxes(on: DevboxRoutes) -> Iterator[Route]:
@@ -175,6 +186,36 @@ def _files(on: FileRoutes) -> Iterator[Route]:
         errors=(404,),
     )
     yield _post(f"{_DEVBOX}/list_files", on.list_files, WRITE, "list files", answers=views.FileListView, errors=(404,))
+
+
+def _ptys(on: PtyRoutes) -> Iterator[Route]:
+    # The right of the others is their token's, which stands for that of the key that made the tunnel.
+    # A repeat of create_pty_tunnel makes another one: an answer with a token is not kept.
+    tunnel = views.PtyTunnelView
+    yield _post(
+        f"{_DEVBOX}/create_pty_tunnel", on.create_tunnel, WRITE, "create PTY tunnel", answers=tunnel, errors=(404, 429)
+    )
+    yield _get(
+        "/pty/{session_name}",
+        on.connect,
+        WRITE,
+        "connect to session",
+        answers=views.PtyConnectView,
+        query=("cols", "rows"),
+        tunnel=True,
+        errors=(404, 503),
+    )
+    yield _post(
+        "/pty/{session_name}/control",
+        on.control,
+        WRITE,
+        "control session",
+        answers=views.PtyControlResultView,
+        tunnel=True,
+        errors=(404,),
+    )
+    path = "/pty/{session_name}/attach"
+    yield Route("WEBSOCKET", path, on.attach, WRITE, "attach to session", Intake.SOCKET, tunnel=True)
 
 
 def _others(on: Handlers) -> Iterator[Route]:

@@ -40,6 +40,7 @@ class Route:
     query: tuple[str, ...] = ()  #: query parameters, beside the handler's, that end with a `[`: any key may follow
     answers: type[Any] | None = None  #: schema of the answer; None: the handler makes the response itself
     media_type: str = "application/json"
+    tunnel: bool = False  #: is addressed by a tunnel's host and takes its token; no other route is
     errors: tuple[int, ...] = ()  #: statuses beside those that every route has
 
 

@@ -46,6 +46,10 @@ class Ids:
         """Return `<prefix>_` and 43 characters of base62: a bearer secret of 256 bits."""
         return f"{prefix}_{self.base62(SECRET_LENGTH)}"
 
+    def label(self) -> str:
+        """Return 32 hexadecimal digits: 128 bits for a part of a host name, where case does not count."""
+        return self._random_bytes(16).hex()
+
     def uuid7(self) -> str:
         """Return a UUID of version 7 (RFC 9562): 48 bits of Unix milliseconds, then random bits."""
         tail = bytearray(self._random_bytes(10))

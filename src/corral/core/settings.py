@@ -77,6 +77,12 @@ class Settings:
     initializing_limit_s: Annotated[float, "Seconds that files and launch commands may take in all."] = 3600.0
     keep_output_s: Annotated[float, "Seconds for which output is kept after the end of its devbox."] = 604800.0
     output_limit: Annotated[int, "Bytes kept of each output stream of a command; more is dropped."] = 67108864
+    session_idle_s: Annotated[float, "Seconds after which a terminal session that nobody is attached to ends."] = (
+        3600.0
+    )
+    tunnel_domain: Annotated[
+        str, "Domain of tunnels: the API's without `api.`; terminals are 13-KEY.tunnel.DOMAIN."
+    ] = "localhost"
     shutdown_grace_s: Annotated[float, "Seconds that open requests get to finish when the server stops."] = 10.0
     log_format: Annotated[LogFormat, "`text` for key=value lines, `json` for one object a line."] = LogFormat.TEXT
     log_level: Annotated[LogLevel, "Least level that is logged: debug, info, warning or error."] = LogLevel.INFO

@@ -1,29 +1,26 @@
 """HTTP of executions: start, wait, read, write to, end; and terminals over WebSocket.
 
-Owns which part of an output a view holds, and the framing of terminals. Must not hold a rule about an execution.
+Owns which part of an output a view holds. Must not hold a rule about an execution.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from corral.core import errors
-from corral.devboxes import model, service, views, wire
+from corral.devboxes import model, service, terminals, views, wire
 from corral.devboxes.routes import DevboxId
 from corral.http import hold, params
 from corral.http.events import EventStream
 from corral.http.model import MAX_INTEGER
-from corral.runtime.contract import ByteStream, Stream, TerminalSize
+from corral.runtime.contract import Stream, TerminalSize
 
 #: Clients of execute_sync give up after 600 s, and ask again with the same request id.
 SYNC_HOLD_S: Final = 590.0
@@ -34,14 +31,6 @@ SYNC_OUTPUT: Final = 8 * 1024 * 1024
 
 DEFAULT_LINES: Final = 100
 
-#: Close code of a terminal whose program has ended, as in the dialect's terminals.
-ENDED: Final = 4000
-BAD_FRAME: Final = 1008
-RESTARTING: Final = 1012
-CLOSE_S: Final = 1.0
-
-Resize = Callable[[TerminalSize], Awaitable[None]]
-
 ExecutionId = Annotated[str, Path(pattern=wire.EXECUTION_ID)]
 Offset = Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Byte of the stream to begin at.")]
 
@@ -51,8 +40,9 @@ _COMPLETED: Final = frozenset({model.ExecutionStatus.COMPLETED})
 class ExecutionRoutes:
     """Run commands in a running devbox, and read what they said for as long as it is kept."""
 
-    def __init__(self, executions: service.Executions) -> None:
+    def __init__(self, executions: service.Executions, sessions: service.Sessions) -> None:
         self._executions = executions
+        self._sessions = sessions
 
     async def execute(
         self,
@@ -108,13 +98,26 @@ class ExecutionRoutes:
         )
 
     async def terminal(self, request: Request, devbox_id: DevboxId, body: wire.TerminalBody) -> views.ExecutionView:
-        """Start a login shell, or a command, on a terminal; connect to it at `…/executions/{id}/attach`."""
+        """Start a login shell, or a command, on a terminal; connect to it at `…/executions/{id}/attach`.
+
+        With `session` it is the open session of that name, or a new one with a login shell.
+        """
+        size = TerminalSize(rows=body.rows, cols=body.cols)
+        if body.session is not None:
+            if body.command is not None:
+                raise errors.Invalid(
+                    "cannot open terminal: a session runs a login shell: leave command or session out"
+                )
+            account_id = params.account_id(request)
+            told = size if {"cols", "rows"} & body.model_fields_set else None
+            session = await self._sessions.connect(account_id, devbox_id, body.session, told)
+            return self._view(session.execution, DEFAULT_LINES)
         execution = await self._executions.start(
             params.account_id(request),
             devbox_id,
             body.command or "exec bash -l",
             command_id=repeat_id(request, f"terminal {body.cols}x{body.rows} {body.command}"),
-            terminal=TerminalSize(rows=body.rows, cols=body.cols),
+            terminal=size,
         )
         return self._view(execution, DEFAULT_LINES)
 
@@ -199,19 +202,34 @@ class ExecutionRoutes:
         """Standard error as server-sent events, from `offset` until the command has ended."""
         return await self._stream(request, devbox_id, execution_id, Stream.STDERR, offset)
 
-    async def attach(self, websocket: WebSocket, devbox_id: DevboxId, execution_id: ExecutionId) -> None:
-        """A terminal: binary frames both ways; text frames `{"cols": n, "rows": n}` set its size."""
+    async def attach(
+        self,
+        websocket: WebSocket,
+        devbox_id: DevboxId,
+        execution_id: ExecutionId,
+        read_only: Annotated[bool, Query(description="Look on without typing.")] = False,  # noqa: FBT002
+    ) -> None:
+        """A terminal: binary frames both ways; text frames `{"cols": n, "rows": n}` set its size.
+
+        Several may be attached. With `read_only` the client only looks on.
+        """
         account_id = params.account_id(websocket)
-        stream = await self._executions.attach(account_id, devbox_id, execution_id)
+        execution = await self._executions.get(account_id, devbox_id, execution_id)
 
         async def resize(size: TerminalSize) -> None:
             await self._executions.resize(account_id, devbox_id, execution_id, size)
 
-        try:
-            await websocket.accept()
-            await _couple(websocket, stream, resize)
-        finally:
-            await stream.close()
+        async def ended() -> bool:
+            return await self._executions.has_ended(account_id, devbox_id, execution_id, terminals.RECORD_S)
+
+        link = terminals.Link(websocket, ended, terminals.nothing_typed if read_only else terminals.sizes(resize))
+        with self._sessions.viewing(execution):
+            stream = await self._executions.attach(account_id, devbox_id, execution_id)
+            try:
+                await websocket.accept()
+                await link.couple(stream)
+            finally:
+                await stream.close()
 
     # -- inside
 
@@ -263,52 +281,3 @@ def repeat_id(request: Request, act: str) -> str | None:
         return None
     digest = hashlib.sha256(f"{request.url.path}\0{request_id}\0{act}".encode())
     return f"req-{digest.hexdigest()[:40]}"
-
-
-async def _couple(websocket: WebSocket, stream: ByteStream, resize: Resize) -> None:
-    """Copy both ways until one side ends; then end the other."""
-    down = asyncio.ensure_future(_to_client(websocket, stream))
-    up = asyncio.ensure_future(_from_client(websocket, stream, resize))
-    stopping = hold.drain_of(websocket).future()
-    try:
-        await asyncio.wait((down, up, stopping), return_when=asyncio.FIRST_COMPLETED)
-        left = not up.done()
-        await hold.end(up)  # Granian's close does not return while a receive is waiting
-        if down.done() and not down.cancelled() and down.exception() is None:
-            await websocket.close(ENDED)
-        elif up.done() and not up.cancelled() and isinstance(up.exception(), errors.Invalid):
-            await websocket.close(BAD_FRAME, str(up.exception())[:100])
-        elif left:
-            # The server restarts: come back. When Granian does not send it any more, a lost connection says the same.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_S):
-                    await websocket.close(RESTARTING)
-    finally:
-        await hold.end(down, up)
-
-
-async def _to_client(websocket: WebSocket, stream: ByteStream) -> None:
-    while data := await stream.read():
-        await websocket.send_bytes(data)
-
-
-async def _from_client(websocket: WebSocket, stream: ByteStream, resize: Resize) -> None:
-    while True:
-        message = await websocket.receive()
-        if message["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(message.get("code", 1005))
-        if (data := message.get("bytes")) is not None:
-            await stream.write(data)
-        elif (text := message.get("text")) is not None:
-            await resize(_size(text))
-
-
-def _size(text: str) -> TerminalSize:
-    try:
-        frame = json.loads(text)
-        cols, rows = frame["cols"], frame["rows"]
-    except (ValueError, KeyError, TypeError):
-        raise errors.Invalid('cannot resize terminal: send {"cols": 80, "rows": 24}') from None
-    if not all(type(cells) is int and 1 <= cells <= 1000 for cells in (cols, rows)):
-        raise errors.Invalid("cannot resize terminal: cols and rows must be 1 to 1000")
-    return TerminalSize(rows=rows, cols=cols)

@@ -19,6 +19,9 @@ from corral.runtime.contract import ExecResult, TerminalSize
 
 MAX_PAGE: Final = 5000
 
+#: Begins the command id of a session's shell. Ids of callers are UUIDs, those of repeats begin with `req-`.
+_SESSION: Final = "session:"
+
 _C = EXECUTIONS.c
 _BY_ID: Final = sa.select(EXECUTIONS).where(_C.id == sa.bindparam("id"))
 _BY_COMMAND_ID: Final = sa.select(EXECUTIONS).where(
@@ -142,6 +145,28 @@ def open_executions(connection: sa.Connection) -> list[tuple[Execution, str]]:
         .order_by(_C.seq)
     )
     return [(execution_from_row(row), row["account_id"]) for row in connection.execute(query).mappings()]
+
+
+def session_command_id(name: str, execution_id: str) -> str:
+    """The command id of a session's shell. A name is used again by another shell once the first has ended."""
+    return f"{_SESSION}{name}:{execution_id}"
+
+
+def session_name(execution: Execution) -> str | None:
+    """The name of the session that this execution is; None when it is none."""
+    command_id = execution.command_id or ""
+    if not command_id.startswith(_SESSION):
+        return None
+    return command_id.removeprefix(_SESSION).partition(":")[0]
+
+
+def open_sessions(connection: sa.Connection, devbox_id: str) -> dict[str, Execution]:
+    """The devbox's sessions whose shell has not ended, by name."""
+    query = sa.select(EXECUTIONS).where(
+        _C.devbox_id == devbox_id, _C.ended_at_ms.is_(None), _C.command_id.startswith(_SESSION, autoescape=True)
+    )
+    found = [execution_from_row(row) for row in connection.execute(query).mappings()]
+    return {name: execution for execution in found if (name := session_name(execution)) is not None}
 
 
 def of_source(connection: sa.Connection, devbox_id: str, sources: Sequence[ExecutionSource]) -> list[Execution]:

@@ -123,6 +123,15 @@ class Executions:
 
         return await self._store.read(find)
 
+    async def session(self, account_id: str, devbox_id: str, name: str) -> Execution | None:
+        """The open session of this name, see `sessions`; None when there is none."""
+
+        def find(connection: sa.Connection) -> Execution | None:
+            rows.get(connection, account_id, devbox_id)
+            return execution_rows.open_sessions(connection, devbox_id).get(name)
+
+        return await self._store.read(find)
+
     async def wait(
         self,
         account_id: str,
@@ -148,6 +157,14 @@ class Executions:
                 await self._clock.sleep(left if execution.ended_at_ms is not None else min(left, _TURN_S))
             else:
                 await live.changed.wait(min(left, _LOOK_AGAIN_S))
+
+    async def has_ended(self, account_id: str, devbox_id: str, execution_id: str, patience_s: float) -> bool:
+        """Whether it completes within `patience_s` seconds: the record follows the end after a moment."""
+        try:
+            await self.wait(account_id, devbox_id, execution_id, frozenset({ExecutionStatus.COMPLETED}), patience_s)
+        except errors.TimedOut:
+            return False
+        return True
 
     # -- act
 

@@ -93,6 +93,10 @@ class Followers:
         """The execution if it is open."""
         return self._live.get(execution_id)
 
+    def all_live(self) -> list[Live]:
+        """Every execution that is open."""
+        return list(self._live.values())
+
     def known(self, execution_id: str) -> Live | None:
         """The execution if it is open, or one of those that ended last."""
         return self._live.get(execution_id) or self._recent.get(execution_id)

@@ -30,13 +30,15 @@ from corral.devboxes.model import (
     Reason,
     Usage,
 )
+from corral.devboxes.sessions import Sessions
+from corral.devboxes.tunnels import PtyTunnels
 from corral.devboxes.vitals import Vitals
 from corral.runtime import contract
 
 # Inside the class `list` is the method.
 LogEntries = list[LogEntry]
 
-__all__ = ["Devboxes", "Executions", "Files"]
+__all__ = ["Devboxes", "Executions", "Files", "PtyTunnels", "Sessions"]
 
 #: Waiters look again this often even if nothing wakes them: the bound on a wake-up lost to a defect.
 _LOOK_AGAIN_S: Final = 30.0

@@ -136,6 +136,34 @@ class ExecutionView(View):
     end_time_ms: int | None = None
 
 
+class PtyTunnelView(View):
+    """A way to a devbox's terminals: at `13-{tunnel_key}.tunnel.<domain>`, with the token as a bearer."""
+
+    tunnel_key: str
+    auth_token: str
+
+
+class PtyConnectView(View):
+    """A session, and where its WebSocket is."""
+
+    session_name: str
+    connect_url: str
+    created: bool
+    attached: bool
+    cols: int
+    rows: int
+    idle_ttl_seconds: int
+    protocol_version: str
+    status: str
+
+
+class PtyControlResultView(View):
+    """What was asked of a session has been done."""
+
+    session_name: str
+    status: str
+
+
 class ExecutionListView(View):
     """One page, newest first, without output."""
 

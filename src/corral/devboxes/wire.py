@@ -25,6 +25,9 @@ METADATA_VALUE_CHARS: Final = 4096
 DEVBOX_ID: Final = r"^dbx_[0-9A-Za-z]{21}$"
 EXECUTION_ID: Final = r"^[0-9A-Za-z_-]{1,64}$"
 
+SESSION_NAME: Final = r"^[0-9A-Za-z_-]{1,256}$"
+MOST_CELLS: Final = 1000
+
 _SHELL_NAME: Final = re.compile(r"[^\x00-\x1f]{1,256}")
 
 
@@ -308,9 +311,19 @@ class SendStdInBody(Body):
 class TerminalBody(Body):
     """Size of the terminal in characters, and what runs on it; a login shell when left out."""
 
-    cols: Annotated[int, Field(ge=1, le=1000)] = 80
-    rows: Annotated[int, Field(ge=1, le=1000)] = 24
+    cols: Annotated[int, Field(ge=1, le=MOST_CELLS)] = 80
+    rows: Annotated[int, Field(ge=1, le=MOST_CELLS)] = 24
     command: Command | None = None
+    session: Annotated[str, Field(pattern=SESSION_NAME)] | None = None
+
+
+class PtyControlBody(Body):
+    """What to do with a session. The other fields count for the action that needs them."""
+
+    action: Literal["resize", "signal", "close"]
+    cols: int | None = None
+    rows: int | None = None
+    signal: Annotated[Text, Field(max_length=64)] | None = None
 
 
 class ReadFileBody(Body):

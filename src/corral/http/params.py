@@ -15,6 +15,9 @@ from corral.core import errors
 #: Where the gate leaves the id of the caller's account in a request's scope.
 ACCOUNT: Final = "corral.account_id"
 
+#: Where the gate leaves the id of the devbox whose tunnel a request came through.
+TUNNELLED: Final = "corral.tunnelled"
+
 Limit = Annotated[int, Query(ge=1, le=5000, description="Items of one page.")]
 StartingAfter = Annotated[str | None, Query(max_length=256, description="The id of the last item of the page before.")]
 IncludeTotalCount = Annotated[bool, Query(description="False leaves total_count out, which is faster.")]
@@ -41,6 +44,11 @@ def keep(request: Request) -> Keep | None:
 def account_id(connection: HTTPConnection) -> str:
     """The account of the key that came with the request."""
     return cast("str", connection.scope[ACCOUNT])
+
+
+def tunnelled(connection: HTTPConnection) -> str:
+    """The devbox of the tunnel through which the request came."""
+    return cast("str", connection.scope[TUNNELLED])
 
 
 def metadata_filter(request: Request) -> dict[str, str | list[str]]:

@@ -374,10 +374,13 @@ class Runtime(ABC):
         """Present size of the spool in bytes; 0 when there is none."""
 
     @abstractmethod
-    async def signal(self, box_id: str, exec_id: str, signal: int, *, group: bool = True) -> None:
+    async def signal(
+        self, box_id: str, exec_id: str, signal: int, *, group: bool = True, foreground: bool = False
+    ) -> None:
         """Send a signal to the command's process group, or to its process alone.
 
-        Raises NoSuchExecution, ExecutionEnded, BoxGone.
+        `foreground` sends it to the process group that has the command's terminal instead: a shell's present job.
+        Raises NoSuchExecution, ExecutionEnded (also when there is no such group), BoxGone.
         """
 
     @abstractmethod

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.cli import Cli
+from tests.harness.dialect import Dialect
 from tests.harness.server import Server
 
 pytestmark = [pytest.mark.root, pytest.mark.image]
@@ -52,3 +53,23 @@ def test_a_shell_is_attached_again(own_server: Server, own_cli: Cli) -> None:
     screen.read()
     screen.close()
     assert screen.exitstatus == 6
+
+
+def test_a_session_outlives_the_server_and_its_tunnel_is_made_anew(own_server: Server, own_cli: Cli) -> None:
+    box = own_cli.out("devbox", "create").strip()
+    opened = Dialect(own_server, box)
+    assert opened.session("main")["created"] is True
+    with opened.attach("main") as terminal:
+        opened.until(terminal, b"$ ")
+        terminal.send(b"mine=kept; echo at-$((40 + 2))\n")
+        opened.until(terminal, b"at-42")
+    own_server.kill9()
+    own_server.start()
+    assert opened.call("GET", "/pty/main").status_code == 401
+    again = Dialect(own_server, box)
+    assert again.session("main")["created"] is False
+    with again.attach("main") as terminal:
+        again.until(terminal, b"at-42")
+        terminal.send(b"echo [$mine]; exit\n")
+        again.until(terminal, b"[kept]")
+        assert again.close_code(terminal) == 4000

@@ -133,3 +133,36 @@ def test_this_terminal_is_given_back_as_it_was(open_shell: Opener, cli: Cli, sha
     screen.sendline(b"exit")
     screen.expect(pexpect.EOF)
     assert termios.tcgetattr(screen.child_fd)[:4] == before[:4]
+
+
+def test_a_session_is_taken_up_again_and_watched_by_its_name(open_shell: Opener, box: str) -> None:
+    screen = open_shell(box, "--session", "work")
+    ready(screen)
+    ask(screen, "mine=kept; echo on-$((6 * 7))-screen", "on-42-screen")
+    watcher = open_shell(box, "--session", "work", "--watch", rows=50, cols=150)
+    watcher.expect_exact(b"on-42-screen")
+    watcher.send(b"echo not-typed\r")
+    ask(screen, "stty size; echo seen-$((1 + 1))-by-both", "24 80\r\nseen-2-by-both")
+    watcher.expect_exact(b"seen-2-by-both")
+    screen.send(b"\x1d")
+    screen.expect_exact(f"detached; go on with: corral devbox shell {box} --session work".encode())
+    assert leave(screen) == 0
+    again = open_shell(box, "--session", "work", rows=30, cols=90)
+    again.expect_exact(b"seen-2-by-both")
+    again.expect_exact(b"ready> ")
+    ask(again, "echo [$mine]; stty size", r"\[kept\]\r\n30 90")
+    again.sendline(b"exit 3")
+    assert leave(again) == 3
+    assert leave(watcher) == 3
+    assert b"not-typed" not in (again.before or b"") + (watcher.before or b"")
+
+
+@pytest.mark.parametrize(
+    "options", [("--session", "work", "--attach", "exe"), ("--session", "work", "--", "top"), ("--watch",)]
+)
+def test_options_of_a_shell_that_contradict_each_other_are_refused(
+    open_shell: Opener, shared_box: str, options: tuple[str, ...]
+) -> None:
+    screen = open_shell(shared_box, *options)
+    screen.expect_exact(b"corral: cannot open shell: --")
+    assert leave(screen) == 1

@@ -28,7 +28,7 @@ from corral.devboxes.controller import Controller
 from corral.devboxes.deadlines import Limits
 from corral.devboxes.followers import Followers
 from corral.devboxes.lifecycle import Lifecycle, Rules
-from corral.devboxes.service import Devboxes, Executions, Files
+from corral.devboxes.service import Devboxes, Executions, Files, PtyTunnels, Sessions
 from corral.devboxes.vitals import Vitals
 from corral.identity.service import Identity
 from corral.identity.tables import ACCOUNTS, API_KEYS
@@ -59,6 +59,7 @@ class Stand:
     listener: serve.Listener
     identity: Identity
     store: Store
+    sessions: Sessions
     host: FakeHost
     reasons: list[str]
 
@@ -113,6 +114,7 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
     vitals = Vitals(clock)
     followers = Followers(store, runtime, vitals, clock=clock, ids=ids, output_limit=64 * MIB)
     executions = Executions(store, runtime, followers, vitals, clock)
+    sessions = Sessions(runtime, executions, followers, vitals, clock=clock, idle_s=3600)
     rules = Rules(limits=Limits(provisioning_s=30, initializing_s=30), starts_at_once=8, stops_at_once=8)
     lifecycle = Lifecycle(store, runtime, NoImage(), followers, vitals, clock=clock, rules=rules)
     controller = Controller(store, feed, runtime, lifecycle, vitals, clock=clock, resync_s=5, keep_output_s=3600)
@@ -130,6 +132,8 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
         devboxes=Devboxes(store, feed, runtime, executions, vitals, clock=clock, ids=ids),
         executions=executions,
         files=Files(store, runtime, vitals),
+        sessions=sessions,
+        tunnels=PtyTunnels(clock, ids, domain="localhost"),
         health=health,
         architecture="x86_64",
     )
@@ -140,7 +144,7 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
     await listener.start()
     try:
         async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30) as client:
-            yield Stand(url, key, client, gate, listener, identity, store, host, reasons)
+            yield Stand(url, key, client, gate, listener, identity, store, sessions, host, reasons)
     finally:
         await listener.stop(grace_s=2)
         working.cancel()

@@ -12,6 +12,7 @@ from corral.api.health import HealthRoutes
 from corral.api.routing import Intake, Later, MethodNotAllowed, Route, Table
 from corral.core import errors
 from corral.devboxes.execution_routes import ExecutionRoutes
+from corral.devboxes.pty_routes import PtyRoutes
 from corral.devboxes.routes import DevboxRoutes, FileRoutes
 from corral.identity.model import Need, Resource, Scope
 from corral.identity.routes import IdentityRoutes
@@ -65,7 +66,7 @@ class Anything:
 
 def every_route() -> list[Route]:
     stand_in: Any = Anything()
-    names = ("health", "identity", "devboxes", "executions", "files")
+    names = ("health", "identity", "devboxes", "executions", "files", "ptys")
     return [*routes.rows(routes.Handlers(**dict.fromkeys(names, stand_in)))]
 
 
@@ -102,7 +103,7 @@ def test_only_transfers_leave_their_body_to_the_handler() -> None:
 
 
 def test_every_handler_says_what_it_does() -> None:
-    for one in (DevboxRoutes, ExecutionRoutes, FileRoutes, IdentityRoutes, HealthRoutes):
+    for one in (DevboxRoutes, ExecutionRoutes, FileRoutes, PtyRoutes, IdentityRoutes, HealthRoutes):
         for name, method in inspect.getmembers(one, inspect.isfunction):
             if not name.startswith("_"):
                 assert method.__doc__, f"{one.__name__}.{name}"

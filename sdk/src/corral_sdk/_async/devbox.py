@@ -219,10 +219,17 @@ class AsyncDevbox:
     # -- terminals
 
     def terminal(
-        self, command: str | None = None, *, size: TerminalSize | None = None, attach_to: str | None = None
+        self,
+        command: str | None = None,
+        *,
+        size: TerminalSize | None = None,
+        attach_to: str | None = None,
+        session: str | None = None,
+        read_only: bool = False,
     ) -> AsyncTerminal:
-        """Return a terminal of a login shell, of `command`, or of the execution `attach_to`; see AsyncTerminal."""
-        return AsyncTerminal(self._transport, self.id, command, size or TerminalSize(), attach_to)
+        """Return a terminal of a login shell, `command`, the execution `attach_to` or a session; see AsyncTerminal."""
+        size = size or TerminalSize()
+        return AsyncTerminal(self._transport, self.id, command, size, attach_to, session=session, read_only=read_only)
 
 
 def describe_end(info: DevboxInfo) -> str:

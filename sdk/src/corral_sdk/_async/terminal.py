@@ -33,7 +33,8 @@ class AsyncTerminal:
                 ...
             print(await terminal.exit_code())
 
-    With `execution_id` it attaches to one that was started before, and shows its recent output first.
+    With `execution_id` it attaches to one that was started before, and shows its recent output first. With `session`
+    it is the login shell of that name, which is started if there is none. With `read_only` it only looks on.
     """
 
     def __init__(
@@ -43,12 +44,17 @@ class AsyncTerminal:
         command: str | None,
         size: TerminalSize,
         execution_id: str | None = None,
+        *,
+        session: str | None = None,
+        read_only: bool = False,
     ) -> None:
         self._transport = transport
         self._path = f"/v1/devboxes/{devbox_id}"
         self._command = command
         self._size = size
         self._execution_id = execution_id
+        self._session = session
+        self._read_only = read_only
         self._execution: AsyncExecution | None = None
         self._connection = contextlib.AsyncExitStack()
         self._socket: ClientConnection | None = None
@@ -87,12 +93,17 @@ class AsyncTerminal:
             # It ended before anyone could connect, as short commands do: what it wrote is on record.
             self._record = (await self._execution.text("stdout")).encode()
         else:
-            await self.resize(self._size)
+            if not self._read_only:
+                await self.resize(self._size)
 
     async def _begin(self) -> dict[str, object]:
         if self._execution_id is not None:
             return await self._transport.json(Call("GET", f"{self._path}/executions/{self._execution_id}"))
-        body: dict[str, object] = {"rows": self._size.rows, "cols": self._size.cols}
+        body: dict[str, object] = {}
+        if not self._read_only:
+            body |= {"rows": self._size.rows, "cols": self._size.cols}
+        if self._session is not None:
+            body["session"] = self._session
         if self._command is not None:
             body["command"] = self._command
         return await self._transport.json(Call("POST", f"{self._path}/terminal", json=body))
@@ -117,12 +128,16 @@ class AsyncTerminal:
         return data if isinstance(data, bytes) else data.encode()
 
     async def write(self, data: bytes) -> None:
-        """Send what was typed. Raises Unreachable."""
+        """Send what was typed. Raises Unreachable, WrongState when the terminal is read-only."""
+        if self._read_only:
+            raise errors.WrongState("cannot write to terminal: it is open for looking on only")
         await self._send(data)
 
     async def resize(self, size: TerminalSize) -> None:
         """Tell the command how large its screen is. Raises Unreachable."""
         self._size = size
+        if self._read_only:
+            raise errors.WrongState("cannot resize terminal: it is open for looking on only")
         await self._send(json.dumps({"rows": size.rows, "cols": size.cols}))
 
     async def exit_code(self) -> int:
@@ -151,9 +166,10 @@ class AsyncTerminal:
 
         self._closed = exceptions.ConnectionClosed
         base = self._transport.base_url
+        query = "?read_only=true" if self._read_only else ""
         try:
             connecting = client.connect(
-                f"ws{base.removeprefix('http')}{self._path}/executions/{execution_id}/attach",
+                f"ws{base.removeprefix('http')}{self._path}/executions/{execution_id}/attach{query}",
                 additional_headers={"Authorization": f"Bearer {self._transport.api_key}"},
                 compression=None,
                 max_size=LONGEST_MESSAGE,

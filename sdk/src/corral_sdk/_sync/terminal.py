@@ -34,7 +34,8 @@ class Terminal:
                 ...
             print(terminal.exit_code())
 
-    With `execution_id` it attaches to one that was started before, and shows its recent output first.
+    With `execution_id` it attaches to one that was started before, and shows its recent output first. With `session`
+    it is the login shell of that name, which is started if there is none. With `read_only` it only looks on.
     """
 
     def __init__(
@@ -44,12 +45,17 @@ class Terminal:
         command: str | None,
         size: TerminalSize,
         execution_id: str | None = None,
+        *,
+        session: str | None = None,
+        read_only: bool = False,
     ) -> None:
         self._transport = transport
         self._path = f"/v1/devboxes/{devbox_id}"
         self._command = command
         self._size = size
         self._execution_id = execution_id
+        self._session = session
+        self._read_only = read_only
         self._execution: Execution | None = None
         self._connection = contextlib.ExitStack()
         self._socket: ClientConnection | None = None
@@ -88,12 +94,17 @@ class Terminal:
             # It ended before anyone could connect, as short commands do: what it wrote is on record.
             self._record = (self._execution.text("stdout")).encode()
         else:
-            self.resize(self._size)
+            if not self._read_only:
+                self.resize(self._size)
 
     def _begin(self) -> dict[str, object]:
         if self._execution_id is not None:
             return self._transport.json(Call("GET", f"{self._path}/executions/{self._execution_id}"))
-        body: dict[str, object] = {"rows": self._size.rows, "cols": self._size.cols}
+        body: dict[str, object] = {}
+        if not self._read_only:
+            body |= {"rows": self._size.rows, "cols": self._size.cols}
+        if self._session is not None:
+            body["session"] = self._session
         if self._command is not None:
             body["command"] = self._command
         return self._transport.json(Call("POST", f"{self._path}/terminal", json=body))
@@ -118,12 +129,16 @@ class Terminal:
         return data if isinstance(data, bytes) else data.encode()
 
     def write(self, data: bytes) -> None:
-        """Send what was typed. Raises Unreachable."""
+        """Send what was typed. Raises Unreachable, WrongState when the terminal is read-only."""
+        if self._read_only:
+            raise errors.WrongState("cannot write to terminal: it is open for looking on only")
         self._send(data)
 
     def resize(self, size: TerminalSize) -> None:
         """Tell the command how large its screen is. Raises Unreachable."""
         self._size = size
+        if self._read_only:
+            raise errors.WrongState("cannot resize terminal: it is open for looking on only")
         self._send(json.dumps({"rows": size.rows, "cols": size.cols}))
 
     def exit_code(self) -> int:
@@ -152,9 +167,10 @@ class Terminal:
 
         self._closed = exceptions.ConnectionClosed
         base = self._transport.base_url
+        query = "?read_only=true" if self._read_only else ""
         try:
             connecting = client.connect(
-                f"ws{base.removeprefix('http')}{self._path}/executions/{execution_id}/attach",
+                f"ws{base.removeprefix('http')}{self._path}/executions/{execution_id}/attach{query}",
                 additional_headers={"Authorization": f"Bearer {self._transport.api_key}"},
                 compression=None,
                 max_size=LONGEST_MESSAGE,

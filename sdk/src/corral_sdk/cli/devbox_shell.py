@@ -10,6 +10,7 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -32,32 +33,56 @@ def shell(
     attach: Annotated[
         str | None, typer.Option(metavar="EXECUTION", help="Go on with a terminal that was detached.")
     ] = None,
+    session: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The shell of this name, which is started if there is none.")
+    ] = None,
+    watch: Annotated[bool, typer.Option(help="Look on without typing.")] = False,
 ) -> None:
     """Open a terminal in a devbox: a login shell, or a command that needs a screen.
 
-    Ctrl-] detaches: the shell goes on, and --attach comes back to it. The exit code is the shell's own.
+    Ctrl-] detaches: the shell goes on, and --attach or --session comes back to it. The exit code is the shell's own.
+    A session may be open in several terminals at once; it ends when nobody has been there for an hour.
 
     \b
     Examples:
       corral devbox shell first
       corral devbox shell first -- top
       corral devbox shell first --attach $execution
+      corral devbox shell first --session work
+      corral devbox shell first --session work --watch
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise errors.Invalid("cannot open shell: this is no terminal; use `corral devbox exec` in scripts")
-    raise typer.Exit(asyncio.run(_shell(devbox, command or [], attach)))
+    if session is not None and (command or attach):
+        raise errors.Invalid("cannot open shell: --session goes neither with a command nor with --attach")
+    if watch and session is None and attach is None:
+        raise errors.Invalid("cannot open shell: --watch needs --session or --attach")
+    raise typer.Exit(asyncio.run(_shell(devbox, command or [], _Wish(attach, session, watch=watch))))
 
 
-async def _shell(devbox: str, command: list[str], attach: str | None) -> int:
+@dataclass(frozen=True)
+class _Wish:
+    """Which terminal is meant when it is not a new one."""
+
+    attach: str | None
+    session: str | None
+    watch: bool
+
+    def again(self, execution_id: str) -> str:
+        """The options that come back to it."""
+        return f"--attach {execution_id}" if self.session is None else f"--session {self.session}"
+
+
+async def _shell(devbox: str, command: list[str], wish: _Wish) -> int:
     async with AsyncCorral() as corral:
         box = await corral.devboxes.find(devbox)
         line = devbox_exec.command_line(command, {}) if command else None
-        terminal = box.terminal(line, size=_size(), attach_to=attach)
+        terminal = box.terminal(line, size=_size(), attach_to=wish.attach, session=wish.session, read_only=wish.watch)
         with output.spinner(f"opening a terminal in {box.id}"):
             await terminal.open()
         try:
             with raw_mode():
-                ended = await Session(terminal).run()
+                ended = await Session(terminal, watch=wish.watch).run()
             if ended:
                 code = await terminal.exit_code()
                 if not terminal.execution.info.lost:
@@ -66,15 +91,16 @@ async def _shell(devbox: str, command: list[str], attach: str | None) -> int:
                 return devbox_exec.INFRASTRUCTURE
         finally:
             await terminal.detach()
-    output.say(f"\r\ndetached; go on with: corral devbox shell {devbox} --attach {terminal.execution.id}")
+    output.say(f"\r\ndetached; go on with: corral devbox shell {devbox} {wish.again(terminal.execution.id)}")
     return 0
 
 
 class Session:
     """One person at one terminal, until the command ends or the person detaches."""
 
-    def __init__(self, terminal: AsyncTerminal) -> None:
+    def __init__(self, terminal: AsyncTerminal, *, watch: bool = False) -> None:
         self._terminal = terminal
+        self._watch = watch
         self._typed: asyncio.Queue[bytes | TerminalSize] = asyncio.Queue()
         self._detached = asyncio.Event()
 
@@ -82,7 +108,7 @@ class Session:
         """Return True when the command has ended, False when the person has detached."""
         loop = asyncio.get_running_loop()
         loop.add_reader(0, self._on_key)
-        loop.add_signal_handler(signal.SIGWINCH, lambda: self._typed.put_nowait(_size()))
+        loop.add_signal_handler(signal.SIGWINCH, lambda: self._put(_size()))
         down = asyncio.create_task(self._show())
         up = asyncio.create_task(self._send())
         leave = asyncio.create_task(self._detached.wait())
@@ -104,7 +130,11 @@ class Session:
         if not data or DETACH in data:
             self._detached.set()
         else:
-            self._typed.put_nowait(data)
+            self._put(data)
+
+    def _put(self, item: bytes | TerminalSize) -> None:
+        if not self._watch:
+            self._typed.put_nowait(item)
 
     async def _show(self) -> None:
         while True:

@@ -357,6 +357,20 @@ class Execution:
             return self._signal_alone(number)
         return True
 
+    def signal_foreground(self, number: int) -> bool:
+        """False when it has ended, or no process group has its terminal."""
+        with self._lock:
+            if self.ended or self.spec.terminal is None or self._stdin is None:
+                return False
+            group = os.tcgetpgrp(self._stdin)
+        if group <= 1:
+            return False
+        try:
+            os.killpg(group, number)
+        except ProcessLookupError:
+            return False
+        return True
+
     def _signal_alone(self, number: int) -> bool:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, number)

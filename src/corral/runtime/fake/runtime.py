@@ -118,9 +118,12 @@ class FakeRuntime(Runtime):
     def output_size(self, box_id: str, exec_id: str, stream: Stream) -> int:
         return self.host.spool.size(box_id, exec_id, stream)
 
-    async def signal(self, box_id: str, exec_id: str, signal: int, *, group: bool = True) -> None:
+    async def signal(
+        self, box_id: str, exec_id: str, signal: int, *, group: bool = True, foreground: bool = False
+    ) -> None:
         await self._enter("signal")
-        if not self._running(box_id, exec_id, "signal").signal(signal, group=group):
+        execution = self._running(box_id, exec_id, "signal")
+        if not (execution.signal_foreground(signal) if foreground else execution.signal(signal, group=group)):
             raise _ended(exec_id, "signal")
 
     async def write_stdin(self, box_id: str, exec_id: str, data: bytes, *, close: bool = False) -> None:

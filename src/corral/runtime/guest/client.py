@@ -139,14 +139,22 @@ class GuestClient:
             for row in rows
         ]
 
-    async def signal(self, exec_id: str, signal: int, *, group: bool = True, timeout_s: float = _QUICK_S) -> None:
-        """Send a signal to the command's process group, or to its process.
+    async def signal(
+        self,
+        exec_id: str,
+        signal: int,
+        *,
+        group: bool = True,
+        foreground: bool = False,
+        timeout_s: float = _QUICK_S,
+    ) -> None:
+        """Send a signal to the command's process group, to its process, or to the group that has its terminal.
 
         Raises NoSuchExecution, ExecutionEnded; ValueError for a number that is no signal.
         """
         if not 1 <= signal <= 64:
             raise ValueError(f"cannot signal {_shown(exec_id)}: {signal} is no signal")
-        request = {"op": "signal", "id": exec_id, "signal": signal, "group": group}
+        request = {"op": "signal", "id": exec_id, "signal": signal, "group": group, "foreground": foreground}
         await self._ask(request, f"signal {_shown(exec_id)}", timeout_s)
 
     async def write_stdin(

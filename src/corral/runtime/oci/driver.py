@@ -239,9 +239,11 @@ class OciRuntime(Runtime):
     def output_size(self, box_id: str, exec_id: str, stream: Stream) -> int:
         return self._spool.size(box_id, exec_id, stream)
 
-    async def signal(self, box_id: str, exec_id: str, signal: int, *, group: bool = True) -> None:
+    async def signal(
+        self, box_id: str, exec_id: str, signal: int, *, group: bool = True, foreground: bool = False
+    ) -> None:
         async with self._calling(box_id) as guest:
-            await guest.signal(exec_id, signal, group=group)
+            await guest.signal(exec_id, signal, group=group, foreground=foreground)
 
     async def write_stdin(self, box_id: str, exec_id: str, data: bytes, *, close: bool = False) -> None:
         async with self._calling(box_id) as guest:

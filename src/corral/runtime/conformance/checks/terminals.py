@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal as signals
 
 from corral.runtime.conformance.suite import (
     Bench,
@@ -39,6 +40,24 @@ async def a_terminal_can_be_resized(bench: Bench) -> None:
     await bench.runtime.resize(box, running, TerminalSize(rows=50, cols=132))
     ran = await bench.finish(box, running)
     expect_equal((ran.result.exit_code, ran.stdout), (8, b"ready\r\n50 132\r\n"), "what the command saw")
+
+
+@GROUP.check
+async def a_signal_to_the_foreground_reaches_the_job(bench: Bench) -> None:
+    """`foreground` signals the process group that has the terminal, not the shell that started it."""
+    box = await bench.box()
+    job = 'trap "echo job; exit 6" USR1; echo ready; while :; do sleep 0.05; done'
+    script = f"set -m; trap 'echo shell' USR1; bash -c '{job}'; exit $?"
+    running = await bench.start_sh(box, script, terminal=TerminalSize())
+    await bench.until_output(box, running, b"ready")
+    await bench.runtime.signal(box, running, signals.SIGUSR1, foreground=True)
+    ran = await bench.finish(box, running)
+    expect_equal(ran.result.exit_code, 6, "the exit code of the job")
+    expect(ran.stdout.endswith(b"job\r\n") and b"shell" not in ran.stdout, f"the signal did {ran.stdout!r}")
+    plain = await bench.start_sh(box, "sleep 60")
+    with raises(ExecutionEnded, "signal to the foreground of a command without a terminal"):
+        await bench.runtime.signal(box, plain, signals.SIGUSR1, foreground=True)
+    await bench.runtime.signal(box, plain, signals.SIGKILL)
 
 
 @GROUP.check
