@@ -27,6 +27,9 @@ RESTARTING: Final = 1012
 TOO_SLOW: Final = 1013
 CLOSE_S: Final = 1.0
 
+#: Seconds for which a viewer may leave what is sent to it unread, beside what the kernel holds for it.
+SLOW_S: Final = 10.0
+
 #: Bytes of one frame: more than anybody types or pastes at once.
 LONGEST_FRAME: Final = 1024 * 1024
 
@@ -72,6 +75,8 @@ class Link:
             await hold.end(up)  # Granian's close does not return while a receive is waiting
             if down.done() and not down.cancelled() and down.exception() is None:
                 await self._close(ENDED if await self._ended() else TOO_SLOW)
+            elif down.done() and not down.cancelled() and isinstance(down.exception(), errors.TimedOut):
+                await self._close(TOO_SLOW)
             elif up.done() and not up.cancelled() and isinstance(up.exception(), errors.CorralError):
                 problem = up.exception()
                 code = TOO_LARGE if isinstance(problem, errors.TooLarge) else BAD_FRAME
@@ -91,7 +96,11 @@ class Link:
 
     async def _to_client(self, stream: ByteStream) -> None:
         while data := await stream.read():
-            await self._websocket.send_bytes(data)
+            try:
+                async with asyncio.timeout(SLOW_S):
+                    await self._websocket.send_bytes(data)
+            except TimeoutError:
+                raise errors.TimedOut("cannot show terminal: the viewer does not read") from None
 
     async def _from_client(self, stream: ByteStream) -> None:
         while True:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from corral.api import later, replay
+from corral.api.routing import Route
 from corral.runtime.contract import HostExhausted
 from corral.runtime.fake import FakeHost
 from tests.integration.api.stand import Stand, standing
@@ -330,7 +331,8 @@ async def test_the_document_has_every_route_with_its_errors(stand: Stand) -> Non
         assert operation["summary"]
         assert "422" not in operation["responses"]
         public = row.need.resource is None
-        assert operation["security"] == ([] if public else [{"bearerAuth": []}])
+        tunnelled = isinstance(row, Route) and row.tunnel
+        assert operation["security"] == ([] if public else [{"tunnelToken" if tunnelled else "bearerAuth": []}])
         if not public:
             schema = operation["responses"]["401"]["content"]["application/json"]["schema"]
             assert schema == {"$ref": "#/components/schemas/ErrorView"}
