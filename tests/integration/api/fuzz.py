@@ -98,8 +98,9 @@ def _harmless(body: Any) -> Any:
     if not isinstance(body, dict):
         return body
     found = {name: _harmless(value) for name, value in body.items()}
-    if isinstance(command := found.get("command"), str) and command.strip():
-        found["command"] = f"printf %s {shlex.quote(command)}"
+    for name in ("command", "entrypoint"):
+        if isinstance(command := found.get(name), str) and command.strip():
+            found[name] = f"printf %s {shlex.quote(command)}"
     if isinstance(commands := found.get("launch_commands"), list):
         found["launch_commands"] = [
             f"printf %s {shlex.quote(one)}" if isinstance(one, str) else one for one in commands
