@@ -60,7 +60,7 @@ class Report:
         if self.boxes >= 300 and self.used_mib > 2:
             found.append(f"{self.used_mib:.2f} MiB for each box")
         slow = {how: seconds for how, seconds in self.restarts_s.items() if seconds > RESTART_LIMIT_S}
-        if self.boxes <= 1000 and slow:
+        if slow:
             found.append(f"serving again took {slow}")
         return found
 
@@ -142,7 +142,9 @@ class Run:
                     await work(item)
                 progress.advance(task)
 
-            await asyncio.gather(*(one(item) for item in items))
+            async with asyncio.TaskGroup() as group:  # ends the others when one fails: no create outlives the run
+                for item in items:
+                    group.create_task(one(item))
 
 
 async def _left(places: Places, limit_s: float = 30) -> list[str]:
