@@ -9,6 +9,7 @@ import os
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from corral.core import errors
@@ -18,6 +19,9 @@ from tests import skips
 
 #: Where a host keeps its parts; all other CORRAL_* settings of the caller would change what is tested.
 KEPT = frozenset({"CORRAL_GUEST", "CORRAL_IMAGES", "CORRAL_OCI_RUNTIME"})
+# A machine with other work takes longer now and then: that is no finding of a test about something else.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 FOREIGN = ("CORRAL_", "RUNLOOP_")
 
 

@@ -159,6 +159,7 @@ class Daemon:
             vitals,
             clock=clock,
             resync_s=settings.resync_s,
+            alerts_s=settings.alerts_s,
             keep_output_s=settings.keep_output_s,
         )
         owner = TaskOwner("daemon")

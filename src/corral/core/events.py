@@ -7,7 +7,7 @@ tells of, and delivered after the commit. Must not decide what is worth an event
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -68,6 +68,13 @@ def after(connection: sa.Connection, seq: int, *, subject: str | None = None, li
     if subject is not None:
         query = query.where(TABLE.c.subject == subject)
     return [Event(**row) for row in connection.execute(query).mappings()]
+
+
+def of_kinds(connection: sa.Connection, subject: str, kinds: Sequence[str], *, limit: int) -> list[Event]:
+    """The newest events of these kinds about `subject`, oldest first."""
+    query = sa.select(TABLE).where(TABLE.c.subject == subject, TABLE.c.kind.in_(kinds))
+    found = connection.execute(query.order_by(TABLE.c.seq.desc()).limit(limit)).mappings()
+    return [Event(**row) for row in found][::-1]
 
 
 class Feed:

@@ -15,6 +15,7 @@ from corral.core.clock import Clock
 from corral.core.reconcile import Reconciler
 from corral.core.store.store import Store
 from corral.devboxes import rows
+from corral.devboxes.alerts import Alerts
 from corral.devboxes.lifecycle import Lifecycle
 from corral.devboxes.model import ExecutionSource, Observed, Reason
 from corral.devboxes.vitals import Vitals
@@ -25,6 +26,9 @@ _SWEEP_S: Final = 600.0
 
 #: Seconds between two looks at the host while the server stops.
 _LOOK_S: Final = 0.05
+
+#: A round rests for this many times as long as it took: with thousands of boxes it comes less often.
+_REST: Final = 10
 
 _POKES: Final = frozenset({"devbox.provisioning", "devbox.shutdown", "devbox.failure"})
 
@@ -44,11 +48,14 @@ class Controller:
         *,
         clock: Clock,
         resync_s: float,
+        alerts_s: float,
         keep_output_s: float,
     ) -> None:
         self._store = store
         self._runtime = runtime
+        self._alerts = Alerts(store, runtime, clock=clock)
         self._clock = clock
+        self._alerts_s = alerts_s
         self._resync_s = resync_s
         self._keep_output_s = keep_output_s
         self._log = log.get("devboxes.controller")
@@ -62,6 +69,7 @@ class Controller:
             group.create_task(self._keys.run(), name="reconcile devboxes")
             group.create_task(self._hear_deaths(), name="hear of deaths")
             group.create_task(self._every(self._resync_s, self.resync), name="compare rows and boxes")
+            group.create_task(self._every(self._alerts_s, self._alerts.look), name="read the use of limits")
             group.create_task(self._every(_SWEEP_S, self.sweep), name="forget old output")
 
     async def resync(self) -> None:
@@ -119,9 +127,10 @@ class Controller:
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
+            start = self._clock.monotonic()
             try:
                 await work()
             except Exception as problem:  # noqa: BLE001 - the fallback is the next round
                 trace = None if isinstance(problem, RuntimeFailure | errors.CorralError) else problem
                 self._log.warning("round failed", error=str(problem), retry_s=seconds, exc_info=trace)
-            await self._clock.sleep(seconds)
+            await self._clock.sleep(max(seconds, _REST * (self._clock.monotonic() - start)))

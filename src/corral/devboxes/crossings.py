@@ -40,7 +40,7 @@ def used(before: Usage, after: Usage, elapsed_s: float) -> dict[Measure, float]:
     """Per cent of each limit in use at `after`; of CPU, the mean over the `elapsed_s` since `before`."""
     limits = after.limits
     percent = {
-        Measure.MEMORY: 100 * after.memory / limits.memory,
+        Measure.MEMORY: 100 * (after.memory - after.cache) / limits.memory,
         Measure.DISK: 100 * after.disk / limits.disk,
         Measure.PIDS: 100 * after.pids / limits.pids,
     }

@@ -70,7 +70,7 @@ def of_devbox(devbox: Devbox) -> list[LogEntry]:
 
 
 def merged(newest_first: Iterable[list[LogEntry]], of_the_devbox: list[LogEntry]) -> list[LogEntry]:
-    """All entries, oldest first, the oldest dropped over the bound. A command's entries stay together."""
+    """All entries, oldest first, the oldest commands dropped over the bound. A command's entries stay together."""
     kept: list[list[LogEntry]] = []
     room = ENTRIES - len(of_the_devbox)
     for entries in newest_first:
@@ -78,5 +78,9 @@ def merged(newest_first: Iterable[list[LogEntry]], of_the_devbox: list[LogEntry]
             break
         kept.append(entries[-room:])
         room -= len(entries)
-    ordered = [entry for entries in reversed(kept) for entry in entries]
-    return ordered + of_the_devbox
+    groups = [*reversed(kept), *([entry] for entry in of_the_devbox)]
+    return [entry for entries in sorted(groups, key=_begun) for entry in entries]
+
+
+def _begun(entries: list[LogEntry]) -> int:
+    return entries[0].timestamp_ms if entries else 0

@@ -16,7 +16,7 @@ from corral.core import errors, events
 from corral.core.clock import Clock
 from corral.core.ids import Ids
 from corral.core.store.store import Store
-from corral.devboxes import execution_rows, faults, logs, rows, usage
+from corral.devboxes import alerts, execution_rows, faults, logs, rows, usage
 from corral.devboxes.executions import Executions
 from corral.devboxes.files import Files
 from corral.devboxes.model import (
@@ -184,15 +184,16 @@ class Devboxes:
             execution = await self._executions.get(account_id, devbox_id, execution_id)
             return logs.merged([logs.of_execution(execution, self._executions.tail)], [])
 
-        def find(connection: sa.Connection) -> tuple[Devbox, Sequence[Execution]]:
+        def find(connection: sa.Connection) -> tuple[Devbox, Sequence[Execution], Sequence[events.Event]]:
             devbox = rows.get(connection, account_id, devbox_id)
-            return devbox, execution_rows.newest(connection, devbox_id, _LOGGED_EXECUTIONS)
+            executions = execution_rows.newest(connection, devbox_id, _LOGGED_EXECUTIONS)
+            return devbox, executions, alerts.of_devbox(connection, devbox_id)
 
-        devbox, executions = await self._store.read(find)
+        devbox, executions, told = await self._store.read(find)
         found: deque[LogEntries] = deque()
         for execution in executions:
             found.append(logs.of_execution(execution, self._executions.tail))
             if sum(map(len, found)) >= logs.ENTRIES:
                 break
             await self._clock.sleep(0)  # thousands of spool files are read here: others get their turn in between
-        return logs.merged(found, logs.of_devbox(devbox))
+        return logs.merged(found, [*map(alerts.entry, told), *logs.of_devbox(devbox)])

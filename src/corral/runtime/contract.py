@@ -92,10 +92,14 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A box's use of its limits since it was made. Bytes, tasks and microseconds."""
+    """A box's use of its limits since it was made. Bytes, tasks and microseconds.
+
+    `cache` is the part of `memory` that the kernel takes back first: pages of files that were not used for a while.
+    """
 
     cpu_us: int
     memory: int
+    cache: int
     memory_peak: int
     disk: int
     pids: int

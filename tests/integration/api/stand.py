@@ -117,7 +117,17 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
     sessions = Sessions(runtime, executions, followers, vitals, clock=clock, idle_s=3600)
     rules = Rules(limits=Limits(provisioning_s=30, initializing_s=30), starts_at_once=8, stops_at_once=8)
     lifecycle = Lifecycle(store, runtime, NoImage(), followers, vitals, clock=clock, rules=rules)
-    controller = Controller(store, feed, runtime, lifecycle, vitals, clock=clock, resync_s=5, keep_output_s=3600)
+    controller = Controller(
+        store,
+        feed,
+        runtime,
+        lifecycle,
+        vitals,
+        clock=clock,
+        resync_s=5,
+        keep_output_s=3600,
+        alerts_s=5,
+    )
     identity = Identity(store, clock, ids)
     key = await identity.ensure_first_key(folder / "api-key") or (folder / "api-key").read_text().strip()
     reasons: list[str] = []

@@ -45,6 +45,7 @@ class Stack:
     rules: Rules = RULES
     images: Images = field(default_factory=NoImages)
     resync_s: float = 0.3
+    alerts_s: float = 5
     keep_output_s: float = 3600
     store_class: type[Store] = Store
     runtime: Runtime = field(init=False)
@@ -64,7 +65,7 @@ class Stack:
             self.store, self.runtime, self.images, self.followers, self.vitals, clock=self.clock, rules=self.rules
         )
         self.controller = Controller(
-            self.store, self.feed, self.runtime, lifecycle, self.vitals,
+            self.store, self.feed, self.runtime, lifecycle, self.vitals, alerts_s=self.alerts_s,
             clock=self.clock, resync_s=self.resync_s, keep_output_s=self.keep_output_s,
         )  # fmt: skip
         self.executions = service.Executions(self.store, self.runtime, self.followers, self.vitals, self.clock)

@@ -12,8 +12,17 @@ MEMORY_80 = Crossing(Measure.MEMORY, 80)
 MEMORY_90 = Crossing(Measure.MEMORY, 90)
 
 
-def usage(*, cpu_us: int = 0, memory: int = 0, disk: int = 0, pids: int = 0) -> Usage:
-    return Usage(cpu_us=cpu_us, memory=memory, memory_peak=memory, disk=disk, pids=pids, oom_kills=0, limits=LIMITS)
+def usage(*, cpu_us: int = 0, memory: int = 0, cache: int = 50, disk: int = 0, pids: int = 0) -> Usage:
+    return Usage(
+        cpu_us=cpu_us,
+        memory=memory + cache,
+        cache=cache,
+        memory_peak=memory,
+        disk=disk,
+        pids=pids,
+        oom_kills=0,
+        limits=LIMITS,
+    )
 
 
 def test_use_is_a_share_of_each_limit() -> None:

@@ -28,6 +28,7 @@ class Counters:
 
     cpu_us: int
     memory: int
+    cache: int
     memory_peak: int
     pids: int
     oom_kills: int
@@ -65,6 +66,7 @@ class Group:
             return Counters(
                 cpu_us=_keyed(folder / "cpu.stat").get("usage_usec", 0),
                 memory=current,
+                cache=_keyed(folder / "memory.stat").get("inactive_file", 0),
                 memory_peak=peak,
                 pids=_number(folder / "pids.current"),
                 oom_kills=_keyed(folder / "memory.events").get("oom_kill", 0),
@@ -72,6 +74,7 @@ class Group:
         return Counters(
             cpu_us=_number(self._folder("cpuacct") / "cpuacct.usage") // 1000,
             memory=_number(self._folder("memory") / "memory.usage_in_bytes"),
+            cache=_keyed(self._folder("memory") / "memory.stat").get("total_inactive_file", 0),
             memory_peak=_number(self._folder("memory") / "memory.max_usage_in_bytes"),
             pids=_number(self._folder("pids") / "pids.current"),
             oom_kills=self.oom_kills(),

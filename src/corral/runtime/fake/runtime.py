@@ -261,6 +261,7 @@ def _usage(box: FakeBox) -> Usage:
     return Usage(
         cpu_us=cpu_us(pids) + sum(execution.cpu_us for execution in box.executions.values()),
         memory=memory,
+        cache=0,
         memory_peak=box.memory_peak,
         disk=disk_bytes(box.tree.root),
         pids=len(pids),

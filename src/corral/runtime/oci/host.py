@@ -420,6 +420,7 @@ class Host:
         return Usage(
             cpu_us=counted.cpu_us,
             memory=counted.memory,
+            cache=counted.cache,
             memory_peak=counted.memory_peak,
             disk=disk,
             pids=counted.pids,

@@ -79,12 +79,13 @@ def test_v2_counters_are_read(tmp_path: Path) -> None:
         cpu__stat="usage_usec 1500\nuser_usec 1000\n",
         memory__current="4096\n",
         memory__peak="8192\n",
+        memory__stat="anon 1000\nfile 3000\ninactive_file 2048\n",
         memory__events="low 0\nhigh 0\nmax 9\noom 3\noom_kill 2\n",
         pids__current="5\n",
     )
     counted = group.counters()
     assert (counted.cpu_us, counted.memory, counted.memory_peak, counted.pids) == (1500, 4096, 8192, 5)
-    assert counted.oom_kills == 2
+    assert (counted.cache, counted.oom_kills) == (2048, 2)
 
 
 def test_v1_counters_are_read_from_their_own_hierarchies(tmp_path: Path) -> None:
@@ -95,12 +96,13 @@ def test_v1_counters_are_read_from_their_own_hierarchies(tmp_path: Path) -> None
         tmp_path / "memory/corral-x/box",
         memory__usage_in_bytes="4096\n",
         memory__max_usage_in_bytes="8192\n",
+        memory__stat="inactive_file 7\ntotal_inactive_file 1024\n",
         memory__oom_control="oom_kill_disable 0\nunder_oom 0\noom_kill 4\n",
     )
     put(tmp_path / "pids/corral-x/box", pids__current="5\n")
     counted = group.counters()
     assert (counted.cpu_us, counted.memory, counted.memory_peak, counted.pids) == (1500, 4096, 8192, 5)
-    assert counted.oom_kills == 4
+    assert (counted.cache, counted.oom_kills) == (1024, 4)
 
 
 def test_removing_a_group_leaves_its_neighbours(tmp_path: Path) -> None:
