@@ -18,7 +18,8 @@ from corral.runtime.network.blocks import LINK_PREFIX
 
 #: Link-local, where clouds keep metadata and credentials; then those of Alibaba, Oracle and Azure outside of it.
 METADATA: Final = ("169.254.0.0/16", "100.100.100.200", "192.0.0.192", "168.63.129.16")
-NFT_LIMIT_S: Final = 10
+#: The kernel takes one transaction at a time, of all users of the host: a busy host was seen to need over 10 s.
+NFT_LIMIT_S: Final = 30
 #: Connections that the host tracks for one box; its table is shared by all (262,144 entries by default).
 MOST_FLOWS: Final = 16384
 TABLE_PREFIX: Final = "corral_"
@@ -133,6 +134,9 @@ def _nft(rules: str, what: str) -> None:
     except FileNotFoundError as error:
         message = f"cannot {what}: nft is not installed"
         raise HostUnfit(message, remedy="install nftables") from error
+    except subprocess.TimeoutExpired as error:
+        message = f"cannot {what}: nft did not end within {NFT_LIMIT_S} s"
+        raise HostUnfit(message, remedy="try again; look for what else changes packet filters on this host") from error
     if done.returncode:
         message = f"cannot {what}: {done.stderr.strip()[-500:]}"
         raise HostUnfit(

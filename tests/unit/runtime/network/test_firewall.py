@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from corral.runtime.contract import HostUnfit
+from corral.runtime.network import firewall
 from corral.runtime.network.firewall import MOST_FLOWS, Wall
 
 WALL = Wall("corral_x", ["198.18.0.0/22"], ["198.18.0.0"], ["10.0.0.2", "10.0.0.2"], [])
@@ -48,3 +52,13 @@ def test_new_connections_of_a_box_are_counted_before_anything_lets_them_out() ->
     assert chain(WALL.rules(), "to_world")[0] == (
         f"ct state new add @flows {{ ip saddr ct count over {MOST_FLOWS} }} counter drop"
     )
+
+
+def test_an_nft_that_does_not_end_is_an_unfit_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nft"
+    program.write_text("#!/bin/sh\nexec sleep 20\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(firewall, "NFT_LIMIT_S", 0.2)
+    with pytest.raises(HostUnfit, match=r"cannot install packet filter: nft did not end within 0\.2 s"):
+        firewall.apply(WALL)
