@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from bench.leftovers import traces
 
-from corral.runtime.contract import BoxExists, BoxGone, BoxStatus, DeathReason, HostUnfit, Limits, Stream
+from corral.runtime.contract import MIB, BoxExists, BoxGone, BoxStatus, DeathReason, HostUnfit, Limits, Stream
 from corral.runtime.oci.driver import OciRuntime
 from corral.runtime.oci.settings import OciSettings, Places
 from tests.integration.oci.conftest import Bench
@@ -166,6 +166,17 @@ async def test_a_killed_box_is_told_with_its_reason(bench: Bench) -> None:
         dead = await anext(bench.runtime.deaths())
     assert (dead.id, dead.status, dead.reason) == ("box", BoxStatus.DEAD, DeathReason.KILLED)
     assert (await bench.runtime.inspect("box")).status is BoxStatus.DEAD
+
+
+async def test_an_end_is_not_put_down_to_a_kill_for_memory_that_the_box_outlived(bench: Bench) -> None:
+    box = await bench.box("box", Limits(memory=128 * MIB))
+    assert (await bench.sh("box", "python3 -c 'bytearray(1 << 30)'")).code == 137
+    assert (await bench.runtime.usage("box")).oom_kills == 1
+    os.kill(box.pid, signal.SIGKILL)
+    async with asyncio.timeout(5):
+        dead = await anext(bench.runtime.deaths())
+    assert dead.reason is DeathReason.KILLED
+    assert (await bench.runtime.inspect("box")).reason is DeathReason.KILLED
 
 
 async def test_a_box_that_dies_while_the_server_is_away_is_dead(bench: Bench) -> None:

@@ -132,7 +132,9 @@ class OciRuntime(Runtime):
 
     async def usage(self, box_id: str) -> Usage:
         living = self._living(box_id)
-        return await asyncio.to_thread(self._host.usage, living.record)
+        used = await asyncio.to_thread(self._host.usage, living.record)
+        self._host.saw(living, used.oom_kills)
+        return used
 
     # -- executions
 

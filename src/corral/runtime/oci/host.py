@@ -428,6 +428,12 @@ class Host:
             limits=found.limits,
         )
 
+    def saw(self, living: Living, oom_kills: int) -> None:
+        """Remember kills for memory that the box has outlived: they do not explain its end."""
+        if oom_kills > living.record.oom_kills and self.living.get(living.record.id) is living:
+            living.record = replace(living.record, oom_kills=oom_kills)
+            record.write(self.places.box(living.record.id), living.record)
+
     @property
     def env(self) -> Mapping[str, str]:
         """What every box gets of the server's environment: proxies and the like."""
@@ -454,7 +460,7 @@ class Host:
         if not killed:
             return DeathReason.EXITED
         with contextlib.suppress(FileNotFoundError):
-            if self._group(found.id).oom_kills():
+            if self._group(found.id).oom_kills() > found.oom_kills:
                 return DeathReason.OUT_OF_MEMORY
         return DeathReason.KILLED
 

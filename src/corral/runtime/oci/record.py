@@ -20,7 +20,10 @@ _START_FIELD: Final = 19
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A box on disk. `pid` and `start` (clock ticks after boot) are 0 until it lives."""
+    """A box on disk. `pid` and `start` (clock ticks after boot) are 0 until it lives.
+
+    `oom_kills` are those that were seen while it lived: one more at its end was that of process 1.
+    """
 
     id: str
     boot: str
@@ -29,6 +32,7 @@ class Record:
     user: User
     pid: int = 0
     start: int = 0
+    oom_kills: int = 0
 
     @classmethod
     def of(cls, spec: BoxSpec, slot: int) -> Record:
