@@ -123,7 +123,7 @@ class Gate:
             if not caller.may(row.need):
                 right = f"{row.need.scope.name.lower()} {row.need.resource.value}"
                 raise errors.Forbidden(f"cannot {row.does}: this key has no right to {right}")
-            account_id = caller.account_id
+            account_id, scope[params.CALLER] = caller.account_id, caller
         if isinstance(row, Later):
             raise errors.NotOffered(f"cannot {row.does}: this server does not offer {row.method} {row.path}")
         _check_query(scope, row)

@@ -23,8 +23,6 @@ _ROUTES: Final[tuple[tuple[Resource, str, str], ...]] = (
         POST /v1/devboxes/{id}/suspend
         POST /v1/devboxes/{id}/resume
         GET /v1/devboxes/{id}/logs/tail
-        GET /v1/devboxes/metadata/keys
-        GET /v1/devboxes/metadata/keys/{key}/values
         """,
     ),
     (
@@ -132,13 +130,6 @@ _ROUTES: Final[tuple[tuple[Resource, str, str], ...]] = (
         GET /v1/axons/{id}/events
         POST /v1/axons/{id}/sql/batch
         POST /v1/axons/{id}/sql/query
-        """,
-    ),
-    (
-        Resource.ACCOUNT,
-        "restricted keys",
-        """
-        POST /v1/restricted_keys
         """,
     ),
     (

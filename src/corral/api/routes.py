@@ -127,6 +127,16 @@ def _devboxes(on: DevboxRoutes) -> Iterator[Route]:
     yield _post("/v1/devboxes/create_and_await_running", on.create_and_await_running, WRITE, "create devbox", **create)
     filters = ("status", "name", "metadata[", *_PAGE)
     yield _get("/v1/devboxes", on.list, READ, "list devboxes", answers=views.DevboxListView, query=filters)
+    yield _get(
+        "/v1/devboxes/metadata/keys", on.metadata_keys, READ, "list metadata keys", answers=views.MetadataKeysView
+    )
+    yield _get(
+        "/v1/devboxes/metadata/keys/{key}/values",
+        on.metadata_values,
+        READ,
+        "list metadata values",
+        answers=views.MetadataValuesView,
+    )
     yield _stream("/v1/devboxes/evictions/watch", on.watch_evictions, "watch evictions", views.EvictionView)
     yield _get(_DEVBOX, on.retrieve, READ, "show devbox", answers=view, errors=(404,))
     yield _post(_DEVBOX, on.update, WRITE, "update devbox", answers=view, errors=(404,))
@@ -227,6 +237,14 @@ def _others(on: Handlers) -> Iterator[Route]:
         ACCOUNT_WRITE,
         "create API key",
         answers=identity_wire.KeyView,
+        replay=True,
+    )
+    yield _post(
+        "/v1/restricted_keys",
+        on.identity.create_restricted_key,
+        ACCOUNT_WRITE,
+        "create API key",
+        answers=identity_wire.RestrictedKeyView,
         replay=True,
     )
 

@@ -28,6 +28,7 @@ CREATE_HOLD_S: Final = 20.0
 WAIT_S: Final = 10.0
 
 DevboxId = Annotated[str, Path(pattern=wire.DEVBOX_ID)]
+MetadataKey = Annotated[str, Path(max_length=256)]
 
 _STOPPED: Final = frozenset({model.Observed.RUNNING, *model.ENDED})
 _OBSERVED: Final = {status.value: status for status in model.Observed}
@@ -84,6 +85,15 @@ class DevboxRoutes:
         )
         shown = [views.devbox_view(devbox) for devbox in page.items]
         return views.DevboxListView(devboxes=shown, has_more=page.has_more, total_count=page.total)
+
+    async def metadata_keys(self, request: Request) -> views.MetadataKeysView:
+        """Metadata keys that devboxes of the account have."""
+        return views.MetadataKeysView(keys=await self._devboxes.metadata_keys(params.account_id(request)))
+
+    async def metadata_values(self, request: Request, key: MetadataKey) -> views.MetadataValuesView:
+        """What devboxes of the account have as the value of a metadata key."""
+        values = await self._devboxes.metadata_values(params.account_id(request), key)
+        return views.MetadataValuesView(key=key, values=values)
 
     async def update(self, request: Request, devbox_id: DevboxId, body: wire.UpdateBody) -> views.DevboxView:
         """Change name and metadata."""

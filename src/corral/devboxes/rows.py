@@ -17,6 +17,9 @@ from corral.devboxes.model import ENDED, Desired, Devbox, DevboxRequest, Observe
 from corral.devboxes.tables import DEVBOXES, METADATA, devbox_from_row, request_to_json
 
 MAX_PAGE: Final = 5000
+
+#: Metadata keys, or values of a key, that are listed.
+MOST_METADATA: Final = 1000
 LIVE: Final = frozenset(Observed) - ENDED
 
 _C = DEVBOXES.c
@@ -165,6 +168,28 @@ def page(
     if count:
         total = connection.execute(sa.select(sa.func.count()).select_from(DEVBOXES).where(*conditions)).scalar_one()
     return Page(items=tuple(found[:limit]), has_more=len(found) > limit, total=total)
+
+
+def metadata_keys(connection: sa.Connection, account_id: str) -> list[str]:
+    """Different keys, in order, at most MOST_METADATA."""
+    return _distinct(connection, METADATA.c.key, METADATA.c.account_id == account_id)
+
+
+def metadata_values(connection: sa.Connection, account_id: str, key: str) -> list[str]:
+    """Different values of a key, in order, at most MOST_METADATA."""
+    return _distinct(connection, METADATA.c.value, METADATA.c.account_id == account_id, METADATA.c.key == key)
+
+
+def _distinct(connection: sa.Connection, column: sa.Column[str], *given: sa.ColumnElement[bool]) -> list[str]:
+    """One index search for each different value: DISTINCT would read the rows of all devboxes."""
+    found: list[str] = []
+    while len(found) < MOST_METADATA:
+        further = [column > found[-1]] if found else []
+        after = connection.execute(sa.select(sa.func.min(column)).where(*given, *further)).scalar()
+        if after is None:
+            break
+        found.append(after)
+    return found
 
 
 def live(connection: sa.Connection) -> dict[str, Observed]:

@@ -37,6 +37,7 @@ from corral.runtime import contract
 
 # Inside the class `list` is the method.
 LogEntries = list[LogEntry]
+Texts = list[str]
 
 __all__ = ["Devboxes", "Executions", "Files", "PtyTunnels", "Sessions"]
 
@@ -118,6 +119,14 @@ class Devboxes:
                 connection, account_id, which, limit=limit, starting_after=starting_after, count=count
             )
         )
+
+    async def metadata_keys(self, account_id: str) -> Texts:
+        """Metadata keys of the account's devboxes, ended ones too, in order; at most rows.MOST_METADATA."""
+        return await self._store.read(lambda connection: rows.metadata_keys(connection, account_id))
+
+    async def metadata_values(self, account_id: str, key: str) -> Texts:
+        """As `metadata_keys`, the values of one key; none for a key that no devbox has."""
+        return await self._store.read(lambda connection: rows.metadata_values(connection, account_id, key))
 
     async def update(
         self, account_id: str, devbox_id: str, *, name: str | None = None, metadata: Mapping[str, str] | None = None

@@ -41,6 +41,19 @@ class DevboxView(View):
     observed_at_ms: int
 
 
+class MetadataKeysView(View):
+    """Keys, in order; at most 1,000."""
+
+    keys: list[str]
+
+
+class MetadataValuesView(View):
+    """Values of a key, in order; at most 1,000."""
+
+    key: str
+    values: list[str]
+
+
 class DevboxListView(View):
     """One page, newest first."""
 

@@ -15,6 +15,9 @@ from corral.core import errors
 #: Where the gate leaves the id of the caller's account in a request's scope.
 ACCOUNT: Final = "corral.account_id"
 
+#: Where the gate leaves whose key came with a request.
+CALLER: Final = "corral.caller"
+
 #: Where the gate leaves the id of the devbox whose tunnel a request came through.
 TUNNELLED: Final = "corral.tunnelled"
 

@@ -73,3 +73,4 @@ class CreatedKey:
     name: str
     secret: str = field(repr=False)
     expires_at_ms: int | None
+    scopes: Mapping[Resource, Scope] | None = None  #: None for a full key

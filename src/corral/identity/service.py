@@ -7,7 +7,7 @@ without salt is as good as any slower digest, and costs a microsecond a request.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -18,7 +18,7 @@ from corral.core import errors
 from corral.core.clock import Clock
 from corral.core.ids import Ids
 from corral.identity import keyfile
-from corral.identity.model import Account, Caller, CreatedKey, Resource, Scope
+from corral.identity.model import Account, Caller, CreatedKey, Need, Resource, Scope
 from corral.identity.tables import ACCOUNTS, API_KEYS
 
 T = TypeVar("T")
@@ -30,6 +30,7 @@ CACHE_S: Final = 10.0
 CACHE_SIZE: Final = 4096
 
 KEY_PREFIX: Final = "ak"
+RESTRICTED_PREFIX: Final = "rk"
 MAX_NAME: Final = 256
 
 
@@ -81,12 +82,28 @@ class Identity:
             raise errors.NotFound(f"cannot show account {account_id}: there is none")
         return Account(**row)
 
-    async def create_key(self, account_id: str, *, name: str = "", expires_at_ms: int | None = None) -> CreatedKey:
-        """Make a full key for the account. Raises errors.Invalid when it would be expired already."""
+    async def create_key(
+        self,
+        caller: Caller,
+        *,
+        name: str = "",
+        expires_at_ms: int | None = None,
+        scopes: Mapping[Resource, Scope] | None = None,
+    ) -> CreatedKey:
+        """Make a key for the caller's account, with the caller's rights or, of them, `scopes`.
+
+        Raises errors.Invalid when it would be expired already, errors.Forbidden when the caller's key has less.
+        """
         if expires_at_ms is not None and expires_at_ms <= self._clock.now_ms():
             raise errors.Invalid("cannot create API key: expires_at_ms: is in the past")
-        created = CreatedKey(self._ids.new("key"), name, self._ids.secret(KEY_PREFIX), expires_at_ms)
-        values = self._row(created.id, account_id, name, created.secret, expires_at_ms)
+        for resource, scope in (scopes or {}).items():
+            if not caller.may(Need(resource, scope)):
+                right = f"{scope.name.lower()} {resource.value}"
+                raise errors.Forbidden(f"cannot create API key: this key has no right to {right} that it could give")
+        given = caller.scopes if scopes is None else scopes
+        prefix = KEY_PREFIX if given is None else RESTRICTED_PREFIX
+        created = CreatedKey(self._ids.new("key"), name, self._ids.secret(prefix), expires_at_ms, given)
+        values = self._row(created.id, caller.account_id, name, created.secret, expires_at_ms, given)
         await self._store.write(lambda connection: connection.execute(API_KEYS.insert(), values))
         return created
 
@@ -123,13 +140,21 @@ class Identity:
         self._known[digest] = known
         return known
 
-    def _row(self, key_id: str, account_id: str, name: str, key: str, expires_at_ms: int | None) -> dict[str, Any]:
+    def _row(
+        self,
+        key_id: str,
+        account_id: str,
+        name: str,
+        key: str,
+        expires_at_ms: int | None,
+        scopes: Mapping[Resource, Scope] | None = None,
+    ) -> dict[str, Any]:
         return {
             "id": key_id,
             "account_id": account_id,
             "name": name,
             "digest": _digest(key),
-            "scopes": None,
+            "scopes": None if scopes is None else {name.value: scope.name.lower() for name, scope in scopes.items()},
             "created_at_ms": self._clock.now_ms(),
             "expires_at_ms": expires_at_ms,
             "revoked_at_ms": None,

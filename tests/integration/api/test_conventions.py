@@ -88,6 +88,51 @@ async def test_a_restricted_key_does_what_its_scopes_allow_and_no_more(stand: St
     told(await stand.client.get("/v1/accounts/me", headers=headers), 403, "forbidden", "no right to read account")
 
 
+DEVBOXES_READ = {"resource_type": "RESOURCE_TYPE_DEVBOXES", "access_level": "ACCESS_LEVEL_READ"}
+ACCOUNT_WRITE = {"resource_type": "RESOURCE_TYPE_ACCOUNT", "access_level": "ACCESS_LEVEL_WRITE"}
+
+
+async def make_restricted(stand: Stand, scopes: object, **headers: str) -> httpx.Response:
+    body = {"name": "ci", "scopes": scopes}
+    return await stand.client.post("/v1/restricted_keys", json=body, headers=headers)
+
+
+async def test_a_restricted_key_is_made_with_its_scopes(stand: Stand) -> None:
+    made = (await make_restricted(stand, [DEVBOXES_READ])).json()
+    assert (made["name"], made["scopes"]) == ("ci", [DEVBOXES_READ])
+    assert re.fullmatch(r"rk_[0-9A-Za-z]{43}", made["key_secret"])
+    headers = {"authorization": f"Bearer {made['key_secret']}"}
+    assert (await stand.client.get("/v1/devboxes", headers=headers)).status_code == 200
+    denied = await stand.client.post("/v1/devboxes", json={}, headers=headers)
+    told(denied, 403, "forbidden", "this key has no right to write devboxes")
+
+
+@pytest.mark.parametrize(
+    ("scopes", "text"),
+    [
+        ([], "scopes"),
+        (None, "scopes"),
+        ([{"resource_type": "RESOURCE_TYPE_MOON", "access_level": "ACCESS_LEVEL_READ"}], "resource_type"),
+        ([{"resource_type": "RESOURCE_TYPE_DEVBOXES", "access_level": "ACCESS_LEVEL_ADMIN"}], "access_level"),
+        ([DEVBOXES_READ, DEVBOXES_READ], "more than once"),
+    ],
+)
+async def test_bad_scopes_are_refused(stand: Stand, scopes: object, text: str) -> None:
+    told(await make_restricted(stand, scopes), 400, "invalid", text)
+
+
+async def test_a_restricted_key_gives_no_more_than_it_has(stand: Stand) -> None:
+    made = (await make_restricted(stand, [DEVBOXES_READ, ACCOUNT_WRITE])).json()
+    headers = {"authorization": f"Bearer {made['key_secret']}"}
+    further = {**DEVBOXES_READ, "access_level": "ACCESS_LEVEL_WRITE"}
+    told(await make_restricted(stand, [further], **headers), 403, "forbidden", "write devboxes that it could give")
+    assert (await make_restricted(stand, [DEVBOXES_READ], **headers)).status_code == 200
+    heir = (await stand.client.post("/v1/apikeys", json={}, headers=headers)).json()["key_secret"]
+    assert heir.startswith("rk_")
+    denied = await stand.client.post("/v1/devboxes", json={}, headers={"authorization": f"Bearer {heir}"})
+    told(denied, 403, "forbidden", "this key has no right to write devboxes")
+
+
 # -- routes and ids
 
 

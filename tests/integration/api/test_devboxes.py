@@ -161,3 +161,17 @@ async def test_another_account_sees_nothing_of_this_one(stand: Stand) -> None:
     assert denied.status_code == 404
     assert (await stand.client.post(f"/v1/devboxes/{devbox_id}/shutdown", headers=other)).status_code == 404
     assert (await stand.client.get(f"/v1/devboxes/{devbox_id}")).json()["status"] == "running"
+
+
+async def test_metadata_keys_and_values_are_listed_for_their_account_only(stand: Stand) -> None:
+    for metadata in ({"team": "b", "env": "ci"}, {"team": "a"}, {"team": "a", "sp ace é": "1"}):
+        await stand.devbox(metadata=metadata)
+    keys = await stand.client.get("/v1/devboxes/metadata/keys")
+    assert keys.json() == {"keys": ["env", "sp ace é", "team"]}
+    values = await stand.client.get("/v1/devboxes/metadata/keys/team/values")
+    assert values.json() == {"key": "team", "values": ["a", "b"]}
+    odd = await stand.client.get("/v1/devboxes/metadata/keys/sp%20ace%20%C3%A9/values")
+    assert odd.json() == {"key": "sp ace é", "values": ["1"]}
+    assert (await stand.client.get("/v1/devboxes/metadata/keys/none/values")).json()["values"] == []
+    other = {"authorization": f"Bearer {await stand.second_account()}"}
+    assert (await stand.client.get("/v1/devboxes/metadata/keys", headers=other)).json() == {"keys": []}

@@ -105,13 +105,13 @@ async def test_only_a_digest_of_a_key_is_stored(identity: Identity, store: Store
 async def test_a_key_ends_at_its_time(identity: Identity, clock: ManualClock, tmp_path: Path) -> None:
     await identity.ensure_first_key(tmp_path / "api-key", "ak_" + "k" * 20)
     account_id = (await identity.authenticate("Bearer ak_" + "k" * 20)).account_id
-    made = await identity.create_key(account_id, name="short", expires_at_ms=clock.now_ms() + 5000)
+    made = await identity.create_key(Caller(account_id, "key"), name="short", expires_at_ms=clock.now_ms() + 5000)
     assert (await identity.authenticate(f"Bearer {made.secret}")).key_id == made.id
     await clock.advance(6)
     with pytest.raises(errors.Unauthenticated, match="has expired"):
         await identity.authenticate(f"Bearer {made.secret}")
     with pytest.raises(errors.Invalid, match="is in the past"):
-        await identity.create_key(account_id, expires_at_ms=clock.now_ms())
+        await identity.create_key(Caller(account_id, "key"), expires_at_ms=clock.now_ms())
 
 
 async def test_a_key_that_was_revoked_elsewhere_ends_within_the_cache_time(
