@@ -179,6 +179,10 @@ def account_and_keys() -> None:
     assert client.accounts.me().id.startswith("acc_")
     made = client.apikeys.create(name="second")
     assert Runloop(bearer_token=made.key_secret).accounts.me().id == client.accounts.me().id
+    scope = {"resource_type": "RESOURCE_TYPE_DEVBOXES", "access_level": "ACCESS_LEVEL_READ"}
+    restricted = Runloop(bearer_token=client.restricted_keys.create(name="reader", scopes=[scope]).key_secret)
+    assert restricted.devboxes.list(limit=1) is not None
+    raised(restricted.devboxes.create, runloop_api_client.PermissionDeniedError)
 
 
 def logs() -> None:
