@@ -27,7 +27,7 @@ def files(root: Path = ROOT, *suffixes: str) -> Iterator[Path]:
     """Every file under `root` that is source; with `suffixes` only those that end so."""
     for folder, names, entries in os.walk(root):
         names[:] = sorted(name for name in names if name not in GENERATED and not name.endswith(".egg-info"))
-        for entry in sorted(entries):
+        for entry in sorted(set(entries) - GENERATED):  # `.git` is a file in a worktree
             if not suffixes or entry.endswith(suffixes):
                 yield Path(folder, entry)
 
