@@ -61,6 +61,7 @@ class Blocks:
     data: Path
     held: list[int] = field(default_factory=list)
     free: deque[int] = field(default_factory=deque)
+    pending: list[int] = field(default_factory=list)
 
     def open(self, in_use: set[int]) -> None:
         """Find the blocks that this data folder held before. `in_use` are slots of boxes that are on the host."""
@@ -83,7 +84,13 @@ class Blocks:
         self.free.append(index)
 
     def grow(self) -> int:
-        """Claim one more block and return it. Raises HostExhausted."""
+        """Claim one more block and free its slots; return it. Raises HostExhausted."""
+        block = self.claim()
+        self.admit()
+        return block
+
+    def claim(self) -> int:
+        """Claim one more block and return it; its slots are free after `admit`. Raises HostExhausted."""
         with self._locked():
             claims = self._claims()
             block = next((block for block in range(BLOCKS) if block not in claims or self._stale(claims[block])), None)
@@ -92,8 +99,13 @@ class Blocks:
                 raise HostExhausted(message)
             self._write(block)
         self.held.append(block)
-        self._add(block, set())
+        self.pending.append(block)
         return block
+
+    def admit(self) -> None:
+        """Free the slots of the blocks that were claimed."""
+        while self.pending:
+            self._add(self.pending.pop(), set())
 
     def owners(self) -> set[Path]:
         """Every data folder that has a claim on this host."""
@@ -107,6 +119,7 @@ class Blocks:
                 if owner == self.data:
                     (self.run / "blocks" / str(block)).unlink(missing_ok=True)
         self.held.clear()
+        self.pending.clear()
         self.free.clear()
 
     def _add(self, block: int, in_use: set[int]) -> None:

@@ -25,6 +25,7 @@ MOST_FLOWS: Final = 16384
 TABLE_PREFIX: Final = "corral_"
 _LOOPBACK_INDEX: Final = 1
 
+# `oif missing`, not `oif 0`: for that nft lists all links of the host, in vain while thousands of boxes come and go.
 _RULES: Final = """\
 table inet {table}
 delete table inet {table}
@@ -39,7 +40,7 @@ table inet {table} {{
   chain raw {{
     type filter hook prerouting priority -310; policy accept;
     iifname "{links}*" meta nfproto ipv6 counter drop
-    iifname "{links}*" fib saddr . iif oif 0 counter drop
+    iifname "{links}*" fib saddr . iif oif missing counter drop
     iifname != "{links}*" iifname != "lo" ip saddr @boxes counter drop
   }}
   chain input {{

@@ -130,5 +130,8 @@ class SlotStock:
                 return index
             async with self._growing:
                 if not self._blocks.free:
-                    await asyncio.to_thread(self._blocks.grow)
+                    if not self._blocks.pending:
+                        await asyncio.to_thread(self._blocks.claim)
+                    # First the packet filter: no box may have an address that it does not know.
                     await self._grown()
+                    self._blocks.admit()

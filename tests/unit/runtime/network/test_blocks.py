@@ -116,3 +116,12 @@ def test_a_host_without_blocks_left_is_exhausted(tmp_path: Path) -> None:
         one.grow()
     one.release()
     assert list((tmp_path / "run" / "blocks").iterdir()) == []
+
+
+def test_slots_of_a_claimed_block_are_free_once_it_is_admitted(tmp_path: Path) -> None:
+    one = Blocks(tmp_path / "run", folder(tmp_path / "one"))
+    one.open(set())
+    one.claim()
+    assert (len(one.held), one.take()) == (1, None)
+    one.admit()
+    assert one.take() == one.held[0] * SLOTS_PER_BLOCK + 1
