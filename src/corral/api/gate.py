@@ -168,7 +168,10 @@ class Gate:
         if len(request_id) > _MAX_REQUEST_ID:
             raise errors.Invalid(f"cannot {route.does}: x-request-id: must be at most {_MAX_REQUEST_ID} characters")
 
-        parts = (account_id, scope["method"], scope["path"], request_id)
+        # Of the same key only: another one of the account may have other rights.
+        caller = scope.get(params.CALLER)
+        key_id = caller.key_id if caller is not None else ""
+        parts = (account_id, key_id, scope["method"], scope["path"], request_id)
         key = replay.digest(*(part.encode() for part in parts), scope["query_string"], receive.body)
         scope[params.KEEP] = partial(self._replays.keep, key)
 

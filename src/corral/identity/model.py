@@ -48,6 +48,7 @@ class Caller:
     account_id: str
     key_id: str
     scopes: Mapping[Resource, Scope] | None = None
+    expires_at_ms: int | None = None
 
     def may(self, need: Need) -> bool:
         """Whether this key has the right that a route asks for."""

@@ -90,12 +90,14 @@ class Identity:
         expires_at_ms: int | None = None,
         scopes: Mapping[Resource, Scope] | None = None,
     ) -> CreatedKey:
-        """Make a key for the caller's account, with the caller's rights or, of them, `scopes`.
+        """Make a key for the caller's account, with the caller's rights or, of them, `scopes`; it ends no later.
 
         Raises errors.Invalid when it would be expired already, errors.Forbidden when the caller's key has less.
         """
         if expires_at_ms is not None and expires_at_ms <= self._clock.now_ms():
             raise errors.Invalid("cannot create API key: expires_at_ms: is in the past")
+        if caller.expires_at_ms is not None:
+            expires_at_ms = min(expires_at_ms or caller.expires_at_ms, caller.expires_at_ms)
         for resource, scope in (scopes or {}).items():
             if not caller.may(Need(resource, scope)):
                 right = f"{scope.name.lower()} {resource.value}"
@@ -133,7 +135,7 @@ class Identity:
         if row is None:
             self._known.pop(digest, None)
             raise errors.Unauthenticated("cannot authenticate: this key is unknown or was revoked")
-        caller = Caller(row["account_id"], row["id"], _scopes(row["scopes"]))
+        caller = Caller(row["account_id"], row["id"], _scopes(row["scopes"]), row["expires_at_ms"])
         known = _Known(caller, row["expires_at_ms"], self._clock.monotonic())
         if len(self._known) >= CACHE_SIZE:
             self._known.pop(next(iter(self._known)))

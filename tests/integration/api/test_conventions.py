@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,26 @@ async def test_a_restricted_key_gives_no_more_than_it_has(stand: Stand) -> None:
     assert heir.startswith("rk_")
     denied = await stand.client.post("/v1/devboxes", json={}, headers={"authorization": f"Bearer {heir}"})
     told(denied, 403, "forbidden", "this key has no right to write devboxes")
+
+
+async def test_a_key_that_an_ending_key_makes_ends_with_it(stand: Stand) -> None:
+    ends = round(time.time() * 1000) + 60_000
+    made = (await stand.client.post("/v1/apikeys", json={"expires_at_ms": ends})).json()
+    headers = {"authorization": f"Bearer {made['key_secret']}"}
+    for asked in (None, ends + 1000):
+        heir = await stand.client.post("/v1/apikeys", json={"expires_at_ms": asked}, headers=headers)
+        assert heir.json()["expires_at_ms"] == ends
+    sooner = await stand.client.post("/v1/apikeys", json={"expires_at_ms": ends - 1000}, headers=headers)
+    assert sooner.json()["expires_at_ms"] == ends - 1000
+
+
+async def test_another_key_does_not_get_the_answer_of_a_repeated_request(stand: Stand) -> None:
+    other = (await stand.client.post("/v1/apikeys", json={})).json()["key_secret"]
+    ids = set()
+    for authorization in (f"Bearer {stand.key}", f"Bearer {other}"):
+        headers = {"authorization": authorization, "x-request-id": "the-same"}
+        ids.add((await stand.client.post("/v1/devboxes", json={}, headers=headers)).json()["id"])
+    assert len(ids) == 2
 
 
 # -- routes and ids
