@@ -149,15 +149,19 @@ def used_memory() -> int:
 
     MemAvailable would not do: it counts reclaimable slab as free, and inodes and dentries of boxes are slab.
     """
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    kib = _meminfo()
     return (kib["MemTotal"] - kib["MemFree"] - kib["Buffers"] - kib["Cached"] + kib["Shmem"]) * 1024
 
 
 def available_memory() -> int:
     """Bytes that the kernel says programs could still have (MemAvailable)."""
+    return _meminfo()["MemAvailable"] * 1024
+
+
+def _meminfo() -> dict[str, int]:
+    """/proc/meminfo, in KiB."""
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    return {line.split(":")[0]: int(line.split()[1]) for line in lines}
 
 
 async def memory_per_box(adapter: Adapter, count: int, at_once: int = 8) -> float:
