@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import measures
-from bench.leftovers import traces
+from bench.leftovers import gone
 from bench.server import Corral
 from corral.runtime.oci.settings import Places
 
@@ -97,7 +97,7 @@ class Run:
             await self._remove()
             places = Places(server.data.resolve(), Path("/run/corral"))
             await server.close()
-            report.left = await _left(places)
+            report.left = await gone(places, within_s=30)
         return report
 
     async def _create(self) -> None:
@@ -145,14 +145,6 @@ class Run:
             async with asyncio.TaskGroup() as group:  # ends the others when one fails: no create outlives the run
                 for item in items:
                     group.create_task(one(item))
-
-
-async def _left(places: Places, limit_s: float = 30) -> list[str]:
-    """What stays: the kernel takes links and control groups away a moment after their last process."""
-    deadline = time.monotonic() + limit_s
-    while (found := await asyncio.to_thread(traces, places)) and time.monotonic() < deadline:
-        await asyncio.sleep(0.5)
-    return found
 
 
 def show(report: Report, console: Console) -> None:

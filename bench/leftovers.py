@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
+import time
 from pathlib import Path
 
 from corral.runtime.linux import mounts
@@ -48,3 +50,11 @@ def traces(places: Places) -> list[str]:
         except OSError:
             continue
     return found
+
+
+async def gone(places: Places, within_s: float = 5) -> list[str]:
+    """What is left after a while: the kernel takes namespaces, links and control groups down in the background."""
+    deadline = time.monotonic() + within_s
+    while (left := await asyncio.to_thread(traces, places)) and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+    return left

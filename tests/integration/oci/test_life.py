@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench.leftovers import traces
+from bench.leftovers import gone, traces
 
 from corral.runtime.contract import MIB, BoxExists, BoxGone, BoxStatus, DeathReason, HostUnfit, Limits, Stream
 from corral.runtime.oci.driver import OciRuntime
-from corral.runtime.oci.settings import OciSettings, Places
+from corral.runtime.oci.settings import OciSettings
 from tests.integration.oci.conftest import Bench
 
 pytestmark = [pytest.mark.root, pytest.mark.image, pytest.mark.timeout(120)]
@@ -40,14 +40,6 @@ def kill(owner: subprocess.Popen[str]) -> None:
     owner.wait(10)
     assert owner.stdout is not None
     owner.stdout.close()
-
-
-async def gone(places: Places, within_s: float = 5) -> list[str]:
-    """What is left after a while: namespaces are taken down by the kernel in the background."""
-    deadline = time.monotonic() + within_s
-    while (left := await asyncio.to_thread(traces, places)) and time.monotonic() < deadline:
-        await asyncio.sleep(0.05)
-    return left
 
 
 async def test_the_hosts_null_device_stays_the_hosts(bench: Bench) -> None:
