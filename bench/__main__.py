@@ -36,10 +36,11 @@ class Size:
     executes_at_once: int = 100  #: of each of 16 callers
     at_once: int = 100
     idle: int = 300
+    claims: int = 60
     transfer: int = GIB
 
 
-QUICK = Size(rounds=15, executes=50, executes_at_once=10, at_once=20, idle=60, transfer=GIB // 8)
+QUICK = Size(rounds=15, executes=50, executes_at_once=10, at_once=20, idle=60, claims=15, transfer=GIB // 8)
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ class Figures:
     burst_score: float = 0.0
     mib_per_box: float = 0.0
     transfer: dict[str, float] = field(default_factory=dict)
+    warm_claim: stats.Summary | None = None
 
 
 async def run(size: Size, console: Console) -> list[Figures]:
@@ -83,7 +85,19 @@ async def run(size: Size, console: Console) -> list[Figures]:
             await _alone(adapter, found[adapter.name], size, console)
         console.print("corral: upload and download")
         found[corral.name].transfer = await corral.transfer(size.transfer)
+        console.print("corral: claims of prepared boxes")
+        found[corral.name].warm_claim = stats.summary(await _claims(size.claims))
     return list(found.values())
+
+
+async def _claims(rounds: int) -> list[float]:
+    """On a server of its own: where boxes are prepared, no other measure begins with nothing."""
+    prepared = Corral(warm=4)
+    try:
+        await prepared.start()
+        return await prepared.warm_claims(rounds)
+    finally:
+        await prepared.close()
 
 
 async def _in_turns(
@@ -137,7 +151,9 @@ def bars(found: list[Figures]) -> list[Bar]:
     assert corral.first_output
     assert corral.execute
     assert floor.first_output
+    assert corral.warm_claim
     listed = [
+        Bar("create of a prepared box, p50", corral.warm_claim.p50, 10.0, "ms"),
         Bar("create to first output, p50, beside crun", corral.first_output.p50 / floor.first_output.p50, 2.0, "x"),
         Bar("execute true over HTTP, p50", corral.execute.p50, 5.0, "ms"),
         Bar("execute true over HTTP, p99", corral.execute.p99, 25.0, "ms"),
@@ -175,6 +191,7 @@ def show(found: list[Figures], console: Console) -> None:
         score = f"{figures.burst_score:.1f}"
         table.add_row(figures.name, *cells, f"{figures.burst_wall_ms:.0f}", figures.burst_ok, score)
     console.print(table)
+    console.print(f"corral: create of a prepared box: {_series(found[0].warm_claim)}")
     promised = Table(title="Bars", title_justify="left")
     for heading in ("what", "measured", "bar", ""):
         promised.add_column(heading, justify="left" if heading == "what" else "right")

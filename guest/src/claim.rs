@@ -6,7 +6,7 @@ use std::os::unix::fs::{chown, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::proto::{Claim, ClaimUser, Failure, Kind};
-use crate::sys::{check, Errno};
+use crate::sys::Errno;
 use crate::users;
 
 /// The kernel's limit is 64.
@@ -25,10 +25,11 @@ impl Identity {
     /// Apply what is given, leave the rest. Everything is checked before anything is changed.
     pub fn claim(&mut self, claim: Claim) -> Result<(), Failure> {
         check_claim(&claim)?;
-        if let Some(name) = &claim.hostname {
-            set_hostname(name)?;
-        }
-        for (path, text) in [("/etc/hosts", &claim.hosts), ("/etc/resolv.conf", &claim.resolv_conf)] {
+        // The name itself is the host's to set: no box may, and process 1 has no right that others could take from it.
+        let hostname = claim.hostname.as_ref().map(|name| format!("{name}\n"));
+        let files =
+            [("/etc/hostname", &hostname), ("/etc/hosts", &claim.hosts), ("/etc/resolv.conf", &claim.resolv_conf)];
+        for (path, text) in files {
             if let Some(text) = text {
                 put(Path::new(path), text)
                     .map_err(|error| Failure::own(error.into(), "cannot write a file in /etc"))?;
@@ -72,14 +73,6 @@ fn is_user(user: &ClaimUser) -> bool {
         && user.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
     let home_ok = user.home.starts_with('/') && user.home.len() < 1024 && !user.home.contains([':', '\n', '\0']);
     name_ok && home_ok && user.uid != u32::MAX && user.gid != u32::MAX
-}
-
-fn set_hostname(name: &str) -> Result<(), Failure> {
-    // SAFETY: the kernel reads `len` bytes.
-    check(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) })
-        .map_err(|errno| Failure::own(errno, "cannot set the host name"))?;
-    put(Path::new("/etc/hostname"), &format!("{name}\n"))
-        .map_err(|error| Failure::own(error.into(), "cannot write /etc/hostname"))
 }
 
 /// Write a small file in place: it may be a bind mount, which cannot be renamed over. A symlink is replaced.

@@ -72,6 +72,7 @@ def oci_settings(settings: Settings) -> OciSettings:
         guest=settings.guest or _built_guest(),
         oci_runtime=settings.oci_runtime,
         host_services=settings.host_services,
+        warm=settings.warm_boxes,
         layer_roots=(settings.images,),
     )
 
@@ -140,9 +141,7 @@ class Daemon:
         feed = events.Feed()
         store = self.make_store(database, feed)
         undo.push_async_callback(store.close)
-        runtime, available = self.make_runtime(undo)
-        await runtime.start()
-        undo.push_async_callback(runtime.close)
+        runtime, available = await self._start_runtime(undo)
 
         ids, vitals = Ids(clock), Vitals(clock)
         identity = Identity(store, clock, ids)
@@ -189,6 +188,14 @@ class Daemon:
         await listener.start()
         self._greet(key)
         return [controlling, owner.spawn(listener.wait(), name="listener")]
+
+    async def _start_runtime(self, undo: contextlib.AsyncExitStack) -> tuple[Runtime, Images]:
+        runtime, available = self.make_runtime(undo)
+        await runtime.start()
+        undo.push_async_callback(runtime.close)
+        with contextlib.suppress(errors.CorralError):  # no default image yet: `health` says so
+            runtime.expect(available.resolve(None).layers)
+        return runtime, available
 
     def _rules(self) -> Rules:
         settings = self.settings

@@ -56,11 +56,12 @@ async def fake(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand]
         await stand.runtime.close()
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def oci(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand]:
-    """The OCI driver with the stock image, in a data folder of its own."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=[0, 4], ids=["made", "prepared"])
+async def oci(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> AsyncIterator[Stand]:
+    """The OCI driver with the stock image, in a data folder of its own, with boxes prepared ahead and without."""
     image = Images(IMAGES).resolve()
-    settings = OciSettings(data=tmp_path_factory.mktemp("data"), guest=GUEST, layer_roots=(IMAGES,))
+    data = tmp_path_factory.mktemp("data")
+    settings = OciSettings(data=data, guest=GUEST, layer_roots=(IMAGES,), warm=request.param)
 
     def spec(box: str) -> BoxSpec:
         return BoxSpec(box, image.layers, "conformance", user=image.user, env=image.env)

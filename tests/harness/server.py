@@ -52,7 +52,7 @@ class Server:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = data.parent / f"{data.name}.log"
-        self._env = _clean_environment() | {"CORRAL_RUNTIME": runtime} | dict(env or {})
+        self._env = _clean_environment() | {"CORRAL_RUNTIME": runtime, "CORRAL_WARM_BOXES": "0"} | dict(env or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Server:

@@ -42,6 +42,11 @@ def test_a_cold_start_is_near_the_floor(results: dict[str, Any]) -> None:
     assert measured["value"] <= measured["limit"]
 
 
+def test_a_prepared_box_is_claimed_at_once(results: dict[str, Any]) -> None:
+    measured = bar(results, "create of a prepared box")
+    assert measured["value"] <= measured["limit"] * SLACK
+
+
 def test_a_command_is_quick(results: dict[str, Any]) -> None:
     measured = bar(results, "execute true over HTTP, p50")
     assert measured["value"] <= measured["limit"] * SLACK

@@ -18,6 +18,8 @@ from corral.core import errors
 
 PREFIX: Final = "CORRAL_"
 MAX_PORT: Final = 65535
+#: Numbers that switch something off.
+MAY_BE_ZERO: Final = frozenset({"warm_boxes"})
 
 
 class RuntimeName(enum.StrEnum):
@@ -71,6 +73,9 @@ class Settings:
     ] = Durability.POWER_LOSS
     store_readers: Annotated[int, "Threads that read the database."] = 2
     starts_at_once: Annotated[int, "Boxes that are made at the same time; more wait their turn."] = 8
+    warm_boxes: Annotated[
+        int, "Boxes that are prepared ahead for each image that was used lately; 0 prepares none."
+    ] = 8
     stops_at_once: Annotated[int, "Boxes that are removed at the same time; more wait their turn."] = 8
     resync_s: Annotated[float, "Seconds between two comparisons of all rows with all boxes on the host."] = 5.0
     alerts_s: Annotated[float, "Seconds between two readings of how near devboxes are to their limits."] = 10.0
@@ -104,8 +109,9 @@ class Settings:
             raise errors.Invalid(f"cannot read setting listen: {self.listen!r} is not HOST:PORT")
         for setting in dataclasses.fields(self):
             value = getattr(self, setting.name)
-            if isinstance(value, int | float) and value <= 0:
-                raise errors.Invalid(f"cannot read setting {setting.name}: {value} is not more than 0")
+            if not isinstance(value, int | float) or value > 0 or (value == 0 and setting.name in MAY_BE_ZERO):
+                continue
+            raise errors.Invalid(f"cannot read setting {setting.name}: {value} is not more than 0")
 
 
 @dataclass(frozen=True, slots=True)

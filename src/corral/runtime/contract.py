@@ -325,6 +325,10 @@ class Runtime(ABC):
         """
 
     @abstractmethod
+    def expect(self, layers: tuple[Layer, ...]) -> None:
+        """Boxes of these layers may be created soon. A hint, which may be without effect."""
+
+    @abstractmethod
     async def destroy(self, box_id: str) -> None:
         """End a box and remove all that it had on the host but its spool.
 

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from bench.leftovers import traces
 
+from corral.runtime.oci import record
+from corral.runtime.oci.settings import Places
 from tests.harness.server import CORRAL, Server, free_port
 
 
@@ -173,3 +176,37 @@ def test_what_was_shut_down_is_gone_once_the_server_has_stopped(tmp_path: Path) 
         assert server.stop() == 0
         assert [path.name for path in (server.data / "boxes").iterdir()] == [made[0]["id"]]
         server.start()
+
+
+@pytest.mark.root
+@pytest.mark.image
+def test_a_prepared_box_becomes_a_devbox_and_none_is_left(tmp_path: Path) -> None:
+    with (
+        Server(tmp_path / "data", runtime="oci", env={"CORRAL_WARM_BOXES": "2"}) as server,
+        httpx.Client(headers=server.headers, timeout=60) as client,
+    ):
+        places = Places(server.data.resolve(), Path("/run/corral"))
+        waiting = _prepared(places)
+        made = client.post(f"{server.url}/v1/devboxes/create_and_await_running", json={}).json()
+        found = record.read(places.box(made["id"]))
+        assert found is not None
+        assert found.handle in waiting
+        url = f"{server.url}/v1/devboxes/{made['id']}"
+        ran = client.post(f"{url}/execute_sync", json={"command": "hostname; echo $HOME"}).json()
+        assert ran["stdout"] == f"{made['id'].replace('_', '-').lower()}\n/home/user\n"
+        client.post(f"{url}/shutdown", json={}).raise_for_status()
+        assert server.stop() == 0
+        assert traces(places) == []
+        assert not places.memory.exists()
+
+
+def _prepared(places: Places) -> set[str]:
+    """Handles of two boxes that wait for a claim."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        found = (record.read(folder) for folder in places.prepared.iterdir())
+        if len(waiting := {each.handle for each in found if each is not None and each.pid}) == 2:
+            time.sleep(0.1)  # the newest one's guest is being greeted
+            return waiting
+        time.sleep(0.02)
+    raise AssertionError("no box was prepared")

@@ -138,7 +138,7 @@ async def test_boxes_and_output_outlive_a_killed_server(settings: OciSettings) -
 
 async def test_a_server_killed_while_it_makes_boxes_leaves_only_what_can_be_destroyed(settings: OciSettings) -> None:
     for pause in (0.05, 0.12, 0.19):
-        owner = start_owner(settings.data, 1, "go on")
+        owner = start_owner(settings.data, 1, "--go-on")
         await asyncio.sleep(pause)
         kill(owner)
         bench = Bench(settings)

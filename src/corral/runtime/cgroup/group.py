@@ -10,10 +10,10 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from corral.runtime.cgroup.layout import Layout
 
@@ -79,6 +79,38 @@ class Group:
             pids=_number(self._folder("pids") / "pids.current"),
             oom_kills=self.oom_kills(),
         )
+
+    def limit(self, resources: Mapping[str, Any]) -> None:
+        """Set what `resources` (as in a bundle: `cpu`, `memory`, `pids`) say. Raises OSError."""
+        cpu, memory, pids = resources["cpu"], resources["memory"], resources["pids"]
+        if self.layout.version == 2:
+            self._set("cpu", "cpu.max", f"{cpu['quota']} {cpu['period']}")
+            self._set("memory", "memory.max", memory["limit"])
+            if "swap" in memory:
+                self._set("memory", "memory.swap.max", memory["swap"] - memory["limit"])
+        else:
+            self._set("cpu", "cpu.cfs_quota_us", cpu["quota"])
+            self._limit_memory(memory)
+        self._set("pids", "pids.max", pids["limit"])
+
+    def _limit_memory(self, memory: Mapping[str, int]) -> None:
+        """On version 1 the limit of memory and swap together must at no time be under that of memory."""
+        writes = [("memory.limit_in_bytes", memory["limit"])]
+        if "swap" in memory:
+            writes.append(("memory.memsw.limit_in_bytes", memory["swap"]))
+        if memory["limit"] > _number(self._folder("memory") / "memory.limit_in_bytes"):
+            writes.reverse()
+        if "kernelTCP" in memory:
+            writes.append(("memory.kmem.tcp.limit_in_bytes", memory["kernelTCP"]))
+        for name, value in writes:
+            self._set("memory", name, value)
+
+    def _set(self, controller: str, name: str, value: object) -> None:
+        fd = os.open(self._folder(controller) / name, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, str(value).encode())
+        finally:
+            os.close(fd)
 
     def oom_kills(self) -> int:
         """Processes of the group that the kernel killed for its memory limit."""

@@ -17,6 +17,7 @@ from corral.runtime.contract import (
     ExecSpec,
     FileInfo,
     FileReader,
+    Layer,
     Progress,
     Runtime,
     Stream,
@@ -57,6 +58,9 @@ class FakeRuntime(Runtime):
     async def create(self, spec: BoxSpec) -> Box:
         await self._enter("create")
         return self.host.add(spec).box
+
+    def expect(self, layers: tuple[Layer, ...]) -> None:
+        """Its boxes are there at once anyhow."""
 
     async def destroy(self, box_id: str) -> None:
         await self._enter("destroy")

@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterator
 from typing import Final
 
+from corral.core import log
 from corral.core.clock import Clock, SystemClock
 from corral.runtime import spool as spools
 from corral.runtime.contract import (
@@ -28,18 +29,21 @@ from corral.runtime.contract import (
     FileReader,
     HostExhausted,
     HostUnfit,
+    Layer,
     NoSuchExecution,
     Progress,
     Runtime,
+    RuntimeFailure,
     Stream,
     TerminalSize,
     Usage,
 )
 from corral.runtime.guest import Following, GuestClient
 from corral.runtime.linux import processes
-from corral.runtime.oci import record
+from corral.runtime.oci import hostfiles, record
 from corral.runtime.oci.host import Host, Living, settled
 from corral.runtime.oci.settings import OciSettings
+from corral.runtime.oci.stock import BoxStock
 
 #: Between the end of a process and its reaping, when its status can be asked.
 REAP_LIMIT_S: Final = 0.2
@@ -57,10 +61,12 @@ class OciRuntime(Runtime):
 
     def __init__(self, settings: OciSettings, *, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
-        self._host = Host(settings, self._clock, self._died)
+        self._host = Host(settings, self._clock, self._died, self._died_early)
+        self._stock = BoxStock(self._host, settings.warm, self._clock, self._greet)
         self._spool = spools.Spool(self._host.places.spool)
         self._deaths: asyncio.Queue[Box] = asyncio.Queue()
         self._mourning: set[asyncio.Task[None]] = set()
+        self._log = log.get("runtime")
         self._locks: dict[str, asyncio.Lock] = {}
         self._starts: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._handed_on: dict[tuple[str, str], Following] = {}
@@ -69,8 +75,10 @@ class OciRuntime(Runtime):
 
     async def start(self) -> None:
         await self._host.start()
+        self._stock.start()
 
     async def close(self) -> None:
+        await self._stock.close()
         tasks = {*self._mourning, *self._starts.values()}
         for task in tasks:
             task.cancel()
@@ -84,25 +92,51 @@ class OciRuntime(Runtime):
     async def create(self, spec: BoxSpec) -> Box:
         _check_id(spec.id)
         async with self._locked(spec.id):
-            try:
-                box = await self._host.make(spec)
-                await self._claim(spec)
-            except BoxExists:
-                raise
-            except BaseException:
-                await settled(self._host.remove(spec.id))
-                raise
-            return box
+            with self._stock.making_room():
+                living = await self._claim_prepared(spec) or await self._make(spec)
+            return Box(spec.id, BoxStatus.RUNNING, living.record.pid)
 
-    async def _claim(self, spec: BoxSpec) -> None:
-        guest = GuestClient(self._host.places.socket(spec.id), clock=self._clock)
+    def expect(self, layers: tuple[Layer, ...]) -> None:
+        self._stock.expect(layers)
+
+    async def _make(self, spec: BoxSpec) -> Living:
+        try:
+            living = await self._host.make(spec)
+            await self._claim(living, spec)
+        except BoxExists:
+            raise
+        except BaseException:
+            await settled(self._host.remove(spec.id))
+            raise
+        return living
+
+    async def _claim_prepared(self, spec: BoxSpec) -> Living | None:
+        """A prepared box as the box of `spec`; None when there is none, or none that can become it."""
+        living = self._stock.take(spec)
+        if living is None:
+            return None
+        try:
+            await settled(asyncio.to_thread(self._host.assign, living, spec))
+            await self._claim(living, spec, hostname=spec.hostname, hosts=hostfiles.hosts(spec.hostname))
+            return self._host.hand_over(living)
+        except BaseException as problem:
+            await settled(self._host.discard(living.record.handle, living))
+            if isinstance(problem, BoxExists) or not isinstance(problem, RuntimeFailure | OSError):
+                raise
+            self._log.warning("cannot claim a prepared box", box=spec.id, cause=str(problem))
+            return None
+
+    async def _claim(self, living: Living, spec: BoxSpec, **files: str) -> None:
         limit = self._host.settings.hello_limit_s
         env = {**self._host.env, **spec.env}
         try:
-            await guest.claim(env=env, user=spec.user, timeout_s=limit)
+            await self._guest_of(living).claim(env=env, user=spec.user, timeout_s=limit, **files)
         except BoxGone as error:
             message = f"cannot create box {spec.id}: its guest ended at once"
             raise BoxUnresponsive(message) from error
+
+    async def _greet(self, living: Living) -> None:
+        await self._guest_of(living).hello(timeout_s=self._host.settings.hello_limit_s)
 
     async def destroy(self, box_id: str) -> None:
         if not spools.ID_PATTERN.fullmatch(box_id):
@@ -306,8 +340,10 @@ class OciRuntime(Runtime):
         return living
 
     def _guest(self, box_id: str) -> GuestClient:
-        self._living(box_id)
-        return GuestClient(self._host.places.socket(box_id), clock=self._clock)
+        return self._guest_of(self._living(box_id))
+
+    def _guest_of(self, living: Living) -> GuestClient:
+        return GuestClient(self._host.places.socket(living.record.handle), clock=self._clock)
 
     def _locked(self, box_id: str) -> asyncio.Lock:
         """One create or destroy of a box at a time. Locks that nobody holds are dropped when there are many."""
@@ -319,6 +355,13 @@ class OciRuntime(Runtime):
         task = asyncio.create_task(self._mourn(living), name=f"death {living.record.id}")
         self._mourning.add(task)
         task.add_done_callback(self._mourning.discard)
+
+    def _died_early(self, living: Living) -> None:
+        if self._stock.lost(living):
+            handle = living.record.handle
+            task = asyncio.create_task(self._host.discard(handle, living), name=f"death {handle}")
+            self._mourning.add(task)
+            task.add_done_callback(self._mourning.discard)
 
     async def _mourn(self, living: Living) -> None:
         try:

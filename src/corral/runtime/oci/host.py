@@ -20,7 +20,7 @@ import stat
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from corral.core.clock import Clock
 from corral.runtime.cgroup.group import Group
@@ -36,7 +36,7 @@ from corral.runtime.contract import (
     HostUnfit,
     Usage,
 )
-from corral.runtime.linux import mounts
+from corral.runtime.linux import mounts, uts
 from corral.runtime.network import blocks as network_blocks
 from corral.runtime.network import firewall
 from corral.runtime.oci import config, hostfiles, memory, probe, record, slots, wire
@@ -64,17 +64,29 @@ class Living:
 
 
 class Host:
-    """One data folder's boxes on this machine. `died` is called, on the event loop, when a process 1 has ended."""
+    """One data folder's boxes on this machine.
 
-    def __init__(self, settings: OciSettings, clock: Clock, died: Callable[[Living], None]) -> None:
+    `died` is called, on the event loop, when a process 1 has ended; `died_early` when it was a prepared box's.
+    """
+
+    def __init__(
+        self,
+        settings: OciSettings,
+        clock: Clock,
+        died: Callable[[Living], None],
+        died_early: Callable[[Living], None],
+    ) -> None:
         data = settings.data.resolve()
         self.settings = replace(settings, data=data)
         self.places = Places(data, settings.run)
         self.clock = clock
         self.living: dict[str, Living] = {}
+        #: Boxes that are nobody's yet, by handle.
+        self.prepared: dict[str, Living] = {}
         self.layout = read_layout(mounts.current())
         self.pool = choose_pool(self.settings, self.places.stage)
         self._died = died
+        self._died_early = died_early
         self._plan = network_blocks.Plan(ipaddress.IPv4Network(settings.network))
         self._blocks = network_blocks.Blocks(settings.run, data)
         self._lock = -1
@@ -90,7 +102,8 @@ class Host:
     async def start(self) -> None:
         """Check the host, make what all boxes share, and adopt those that live. Raises HostUnfit."""
         probe.require(await asyncio.to_thread(probe.facts, self.settings))
-        self.places.boxes.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.places.boxes, self.places.prepared):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.settings.data.chmod(0o700)
         try:
             await self._take_lock()
@@ -116,10 +129,12 @@ class Host:
             await self._stock.close()
             await self._launcher.close()
             loop = asyncio.get_running_loop()
-            for living in self.living.values():
+            for living in (*self.living.values(), *self.prepared.values()):
                 loop.remove_reader(living.process)
                 os.close(living.process)
             self.living.clear()
+            self.prepared.clear()
+            await settled(asyncio.to_thread(self._clear_prepared))
             if give_back and not any(self.places.boxes.iterdir()):
                 await settled(asyncio.to_thread(self._give_back))
         finally:
@@ -137,6 +152,7 @@ class Host:
         for folder in (self.places.state, self.places.bundles, self.places.spool):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.pool.open()
+        self._clear_prepared()
         firewall.enable_forwarding()
         found = hostfiles.read(Path("/"), os.environ)
         self._layer = hostfiles.write_layer(found, self.places.data / "hostlayer")
@@ -198,11 +214,19 @@ class Host:
     def _launcher_ended(self) -> None:
         self._stock.lose()
 
+    def _clear_prepared(self) -> None:
+        """Remove boxes that nobody has claimed, and those whose claim did not come to its end.
+
+        To adopt them would save a start a few boxes, and need a proof that no claim has touched them.
+        """
+        for folder in self.places.prepared.iterdir():
+            self._remove(folder, None, record.read(folder))
+
     def _adopt(self, known: list[record.Record]) -> None:
         for found in known:
             process = found.open_process()
             if process is not None:
-                self._watch(found, process)
+                self._watch(self.living, Living(found, process))
 
     # ---------------------------------------------------------------- boxes
 
@@ -226,16 +250,58 @@ class Host:
             return Box(box_id, BoxStatus.DEAD, reason=self.reason(found, None))
         return Box(box_id, BoxStatus.DEAD)
 
-    async def make(self, spec: BoxSpec) -> Box:
+    async def make(self, spec: BoxSpec) -> Living:
         """Make a box up to a running process 1, whose guest was not asked yet. What is half-made is left to `remove`.
 
         Raises BoxExists, HostExhausted, HostUnfit. When it is cancelled, nothing of it is in progress any more.
         """
+        living = await self._make(self.places.box(spec.id), spec)
+        self._watch(self.living, living)
+        return living
+
+    async def make_ahead(self, spec: BoxSpec) -> Living:
+        """As `make`, a box that is nobody's yet. `spec.id` is its handle. What is half-made is left to `discard`."""
+        living = await self._make(self.places.prepared / spec.id, spec)
+        self._watch(self.prepared, living)
+        return living
+
+    def assign(self, living: Living, spec: BoxSpec) -> None:
+        """Give a prepared box the limits and the host name of `spec`. Blocks for some system calls.
+
+        It stays a prepared one until `hand_over`: whatever ends in between, this server too, ends it as one.
+        Raises OSError.
+        """
+        handle, before = living.record.handle, living.record.limits
+        living.record = living.record.claimed(spec)
+        if spec.limits != before:
+            self._group(handle).limit(self._resources(spec))
+        if spec.limits.disk != before.disk and not self.pool.resize(handle, spec.limits.disk):
+            raise OSError(errno.ENOTSUP, "a disk in a file keeps its size")
+        uts.set_hostname(living.process, spec.hostname)
+        record.write(self.places.prepared / handle, living.record)
+
+    def hand_over(self, living: Living) -> Living:
+        """Make a prepared box the one that its record says, in one step. Raises BoxExists, BoxGone."""
+        found = living.record
+        if self.prepared.get(found.handle) is not living:
+            message = f"cannot claim box {found.handle}: it has ended"
+            raise BoxGone(message)
+        try:
+            (self.places.prepared / found.handle).rename(self.places.box(found.id))
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            raise exists(found.id) from error
+        self.living[found.id] = self.prepared.pop(found.handle)
+        return living
+
+    async def _make(self, folder: Path, spec: BoxSpec) -> Living:
         slot = await self._stock.take()
         try:
-            await settled(asyncio.to_thread(self._write_first, spec, slot.wish.index))
+            await settled(asyncio.to_thread(self._write_first, folder, spec, slot.wish.index))
         except BaseException:
-            if not self.places.box(spec.id).exists() or self._slot_of(spec.id) != slot.wish.index:
+            kept = record.read(folder)
+            if kept is None or kept.slot != slot.wish.index:
                 self._stock.give_back(slot.wish.index)
             raise
         await settled(asyncio.to_thread(self._prepare_box, spec))
@@ -244,27 +310,21 @@ class Host:
             found = record.Record.of(spec, slot.wish.index).living(answer["pid"])
         except ProcessLookupError:
             raise ended_at_once(spec.id) from None
-        record.write(self.places.box(spec.id), found)
+        record.write(folder, found)
         if Path(self.settings.oci_runtime).name in PLAIN_RUNTIMES:
             (self.places.bundle(spec.id) / "config.json").unlink()  # read once: 40 KiB of memory for each box
         process = found.open_process()
         if process is None:
             raise ended_at_once(spec.id)
-        self._watch(found, process)
-        return Box(spec.id, BoxStatus.RUNNING, found.pid)
+        return Living(found, process)
 
-    def _slot_of(self, box_id: str) -> int | None:
-        found = record.read(self.places.box(box_id))
-        return found.slot if found is not None else None
-
-    def _write_first(self, spec: BoxSpec, slot: int) -> None:
+    @staticmethod
+    def _write_first(folder: Path, spec: BoxSpec, slot: int) -> None:
         """The record, before anything else of the box: whatever fails from here on can be found and removed."""
-        folder = self.places.box(spec.id)
         try:
             folder.mkdir(mode=0o700)
         except FileExistsError as error:
-            message = f"cannot create box {spec.id}: there is one already"
-            raise BoxExists(message) from error
+            raise exists(spec.id) from error
         try:
             record.write(folder, record.Record.of(spec, slot))
         except OSError as error:
@@ -323,10 +383,7 @@ class Host:
 
     def _steps(self, spec: BoxSpec, owner: int) -> list[steps.Step]:
         """What the launcher's child does before the OCI runtime. `owner` is the host id of the box's root."""
-        files = {
-            "etc/hostname": f"{spec.hostname}\n",
-            "etc/hosts": f"127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 {spec.hostname}\n",
-        }
+        files = {"etc/hostname": f"{spec.hostname}\n", "etc/hosts": hostfiles.hosts(spec.hostname)}
         layers = (*spec.layers, self._layer)
         disk = self.pool.folder(spec.id)
         # crun makes a folder for the box there although v2 is no longer mounted in the launcher's namespace: on the
@@ -368,52 +425,64 @@ class Host:
 
     async def remove(self, box_id: str) -> None:
         """End a box and remove what is its own. Idempotent. Raises HostUnfit."""
-        living = self.living.pop(box_id, None)
+        await self._clear(self.places.box(box_id), self.living.pop(box_id, None))
+
+    async def discard(self, handle: str, living: Living | None = None) -> None:
+        """End a prepared box and remove what is its own. `living` is one that has ended. Raises HostUnfit."""
+        await self._clear(self.places.prepared / handle, self.prepared.pop(handle, living))
+
+    async def _clear(self, folder: Path, living: Living | None) -> None:
         if living is not None:
             asyncio.get_running_loop().remove_reader(living.process)
-        found = record.read(self.places.box(box_id))
+        found = record.read(folder)
         process = living.process if living is not None else None
-        await settled(asyncio.to_thread(self._remove, box_id, process, found))
+        await settled(asyncio.to_thread(self._remove, folder, process, found))
         if found is not None:
             self._stock.give_back(found.slot)
 
-    def _remove(self, box_id: str, process: int | None, found: record.Record | None) -> None:
+    def _remove(self, folder: Path, process: int | None, found: record.Record | None) -> None:
+        # Without a record it is the folder that has the handle: only a whole box's has another.
+        handle = found.handle if found is not None else folder.name
         try:
             if process is None and found is not None:
                 process = found.open_process()
             if process is not None:
                 end(process)
-            group = self._group(box_id)
+            group = self._group(handle)
             if group.exists():
                 group.remove()
-            self._forget(box_id)
-            self.pool.delete(box_id)
-            remove_tree(self.places.bundle(box_id))
-            remove_tree(self.places.box(box_id))
+            self._forget(handle)
+            self.pool.delete(handle)
+            remove_tree(self.places.bundle(handle))
+            remove_tree(folder)
         except OSError as error:
-            message = f"cannot destroy box {box_id}: {error}"
+            message = f"cannot destroy box {folder.name}: {error}"
             raise HostUnfit(message, remedy="try again; if it stays, look for processes in its cgroup") from error
         finally:
             if process is not None:
                 os.close(process)
 
-    def _forget(self, box_id: str) -> None:
+    def _forget(self, handle: str) -> None:
         """Make the OCI runtime forget a container that has ended."""
         if Path(self.settings.oci_runtime).name in PLAIN_RUNTIMES:
-            remove_tree(self.places.state / box_id)
+            remove_tree(self.places.state / handle)
             return
         probe.run(
-            [self.settings.oci_runtime, "--root", str(self.places.state), "delete", "--force", box_id], DELETE_LIMIT_S
+            [self.settings.oci_runtime, "--root", str(self.places.state), "delete", "--force", handle], DELETE_LIMIT_S
         )
 
-    def _group(self, box_id: str) -> Group:
-        return self.places.group(self.layout, box_id)
+    def _resources(self, spec: BoxSpec) -> Mapping[str, Any]:
+        layout = self.layout
+        return config.resources_of(spec.limits, swap_limit=layout.swap_limit, socket_limit=layout.version == 1)
+
+    def _group(self, handle: str) -> Group:
+        return self.places.group(self.layout, handle)
 
     def usage(self, found: record.Record) -> Usage:
         """What a box uses now. Raises BoxGone."""
         try:
-            counted = self._group(found.id).counters()
-            disk = self.pool.used(found.id)
+            counted = self._group(found.handle).counters()
+            disk = self.pool.used(found.handle)
         except FileNotFoundError as error:
             message = f"cannot measure box {found.id}: it is gone"
             raise BoxGone(message) from error
@@ -441,16 +510,18 @@ class Host:
 
     # ---------------------------------------------------------------- deaths
 
-    def _watch(self, found: record.Record, process: int) -> None:
-        living = Living(found, process)
-        self.living[found.id] = living
-        asyncio.get_running_loop().add_reader(process, self._ended, living)
+    def _watch(self, where: dict[str, Living], living: Living) -> None:
+        where[living.record.id] = living
+        asyncio.get_running_loop().add_reader(living.process, self._ended, living)
 
     def _ended(self, living: Living) -> None:
         asyncio.get_running_loop().remove_reader(living.process)
         if self.living.get(living.record.id) is living:
             del self.living[living.record.id]
             self._died(living)
+        elif self.prepared.get(living.record.handle) is living:
+            del self.prepared[living.record.handle]
+            self._died_early(living)
 
     def reason(self, found: record.Record, status: int | None) -> DeathReason:
         """Why process 1 ended. `status` is its wait status, None when the kernel does not tell it any more."""
@@ -460,7 +531,7 @@ class Host:
         if not killed:
             return DeathReason.EXITED
         with contextlib.suppress(FileNotFoundError):
-            if self._group(found.id).oom_kills() > found.oom_kills:
+            if self._group(found.handle).oom_kills() > found.oom_kills:
                 return DeathReason.OUT_OF_MEMORY
         return DeathReason.KILLED
 
@@ -522,6 +593,11 @@ def ended_at_once(box_id: str) -> HostUnfit:
     """The failure that a guest which does not run is."""
     message = f"cannot create box {box_id}: its guest ended at once"
     return HostUnfit(message, remedy="run the guest binary by hand: it must be static and executable")
+
+
+def exists(box_id: str) -> BoxExists:
+    """The failure that an id which is taken is."""
+    return BoxExists(f"cannot create box {box_id}: there is one already")
 
 
 def refused(what: str, code: int, cause: str) -> HostExhausted | HostUnfit:

@@ -104,6 +104,11 @@ def read(root: Path, environ: Mapping[str, str]) -> HostFiles:
     return HostFiles(files, environment(environ), resolvers(text))
 
 
+def hosts(hostname: str) -> str:
+    """/etc/hosts of a box."""
+    return f"127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 {hostname}\n"
+
+
 def resolver_file(root: Path) -> str:
     """The text of a resolv.conf that works outside of the host: a resolver on the host's loopback is not reachable."""
     text = _text(root / "etc/resolv.conf")

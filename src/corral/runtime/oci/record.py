@@ -22,10 +22,14 @@ _START_FIELD: Final = 19
 class Record:
     """A box on disk. `pid` and `start` (clock ticks after boot) are 0 until it lives.
 
+    `handle` names what it has on the host: its cgroup, disk and bundle. It is the id, or, for a box that was prepared
+    before it had one, what it was called then: version 2 cannot rename a cgroup.
+
     `oom_kills` are those that were seen while it lived: one more at its end was that of process 1.
     """
 
     id: str
+    handle: str
     boot: str
     slot: int
     limits: Limits
@@ -37,7 +41,11 @@ class Record:
     @classmethod
     def of(cls, spec: BoxSpec, slot: int) -> Record:
         """The record of a box that is about to be made."""
-        return cls(id=spec.id, boot=boot_id(), slot=slot, limits=spec.limits, user=spec.user)
+        return cls(id=spec.id, handle=spec.id, boot=boot_id(), slot=slot, limits=spec.limits, user=spec.user)
+
+    def claimed(self, spec: BoxSpec) -> Record:
+        """The record of a prepared box once it is the box of `spec`."""
+        return replace(self, id=spec.id, limits=spec.limits, user=spec.user)
 
     def living(self, pid: int) -> Record:
         """The record once process 1 is there. Raises ProcessLookupError."""
@@ -89,6 +97,7 @@ def read(folder: Path) -> Record | None:
     try:
         fields = json.loads((folder / NAME).read_text())
         limits, user = Limits(**fields.pop("limits")), User(**fields.pop("user"))
-        return Record(limits=limits, user=user, **fields)
+        # Records of version 0.1.0 have no handle: every box went by its id.
+        return Record(limits=limits, user=user, **{"handle": fields["id"], **fields})
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None

@@ -20,6 +20,7 @@ class OciSettings:
     `data` is this server's folder, for it alone. `guest` is the guest's binary. `host_services` are TCP ports on the
     gateway address that boxes may reach. `slots_ready` namespaces are kept ready, for bursts. `pool_size` in bytes;
     None is what the disk has free. `disk` is `auto`, `btrfs` or `image`. `run` holds what ends with the host's uptime.
+    `warm` boxes are prepared ahead for each image that was asked for lately.
     """
 
     data: Path
@@ -27,6 +28,7 @@ class OciSettings:
     oci_runtime: str = "crun"
     host_services: tuple[int, ...] = ()
     slots_ready: int = 16
+    warm: int = 0
     pool_size: int | None = None
     disk: str = "auto"
     network: str = DEFAULT_NETWORK
@@ -70,6 +72,11 @@ class Places:
         return self.boxes / box_id
 
     @property
+    def prepared(self) -> Path:
+        """One folder per box that nobody has claimed; a claim moves it to `boxes`."""
+        return self.data / "prepared"
+
+    @property
     def memory(self) -> Path:
         """What ends with the host's uptime; see `corral.runtime.oci.memory`."""
         return self.run / self.instance
@@ -79,13 +86,13 @@ class Places:
         """One folder per box for what ends with its process 1."""
         return self.memory / "boxes"
 
-    def bundle(self, box_id: str) -> Path:
+    def bundle(self, handle: str) -> Path:
         """The box's bundle and socket."""
-        return self.bundles / box_id
+        return self.bundles / handle
 
-    def socket(self, box_id: str) -> Path:
+    def socket(self, handle: str) -> Path:
         """Where the box's guest listens."""
-        return self.bundle(box_id) / "guest.sock"
+        return self.bundle(handle) / "guest.sock"
 
     @property
     def stage(self) -> Stage:
@@ -102,6 +109,6 @@ class Places:
         """The OCI runtime's own records."""
         return self.memory / "state"
 
-    def group(self, layout: Layout, box_id: str) -> Group:
+    def group(self, layout: Layout, handle: str) -> Group:
         """The box's control group."""
-        return Group(layout, f"corral-{self.instance}", box_id)
+        return Group(layout, f"corral-{self.instance}", handle)

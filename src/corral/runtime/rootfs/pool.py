@@ -51,6 +51,10 @@ class DiskPool(ABC):
         """What the server itself does before `steps`."""
 
     @abstractmethod
+    def resize(self, name: str, size: int) -> bool:
+        """Bound a disk to `size` bytes from now on; False when it has the size that it was made with."""
+
+    @abstractmethod
     def used(self, name: str) -> int:
         """Bytes that the disk holds now. Raises FileNotFoundError."""
 
@@ -140,6 +144,12 @@ class BtrfsPool(DiskPool):
         """The subvolume."""
         return self.home / name
 
+    def resize(self, name: str, size: int) -> bool:
+        """Move the quota's limit."""
+        with _opened(self.home / name) as fd:
+            btrfs.limit_subvolume(fd, size)
+        return True
+
     def used(self, name: str) -> int:
         """From the quota group, in constant time."""
         with _opened(self.home / name) as fd:
@@ -201,6 +211,10 @@ class ImagePool(DiskPool):
     def folder(self, name: str) -> Path:
         """Where `steps` mounted it."""
         return self.stage
+
+    def resize(self, name: str, size: int) -> bool:
+        """Only where there is nothing to do."""
+        return self._image(name).stat().st_size == size
 
     def used(self, name: str) -> int:
         """What the file takes on the host's disk."""
