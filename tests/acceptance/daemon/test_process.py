@@ -173,7 +173,7 @@ def test_what_was_shut_down_is_gone_once_the_server_has_stopped(tmp_path: Path) 
         assert {view["status"] for view in made} == {"running"}
         for view in made[1:]:
             client.post(f"{server.url}/v1/devboxes/{view['id']}/shutdown", json={}).raise_for_status()
-        assert server.stop() == 0
+        assert server.stop() == 0, server.log_tail()
         assert [path.name for path in (server.data / "boxes").iterdir()] == [made[0]["id"]]
         server.start()
 
@@ -195,7 +195,7 @@ def test_a_prepared_box_becomes_a_devbox_and_none_is_left(tmp_path: Path) -> Non
         ran = client.post(f"{url}/execute_sync", json={"command": "hostname; echo $HOME"}).json()
         assert ran["stdout"] == f"{made['id'].replace('_', '-').lower()}\n/home/user\n"
         client.post(f"{url}/shutdown", json={}).raise_for_status()
-        assert server.stop() == 0
+        assert server.stop() == 0, server.log_tail()
         assert traces(places) == []
         assert not places.memory.exists()
 
