@@ -34,6 +34,22 @@ class Counters:
     oom_kills: int
 
 
+def open_parent(layout: Layout, parent: str) -> None:
+    """Make the folder that is above the groups of boxes. Idempotent.
+
+    On version 1 a new group has no processors until somebody writes them, at which the kernel compares it with all
+    others, twice for each box; with `clone_children` it has those of its parent from the start.
+    """
+    if layout.version == 2 or "cpuset" not in layout.controllers:
+        return
+    root = layout.controllers["cpuset"]
+    folder = root / parent
+    folder.mkdir(exist_ok=True)
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        (folder / name).write_text((root / name).read_text())
+    (folder / "cgroup.clone_children").write_text("1")
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """The control group `<parent>/<name>` in every hierarchy of the layout."""
@@ -84,7 +100,7 @@ class Group:
         """Set what `resources` (as in a bundle: `cpu`, `memory`, `pids`) say. Raises OSError."""
         cpu, memory, pids = resources["cpu"], resources["memory"], resources["pids"]
         if self.layout.version == 2:
-            self._set("cpu", "cpu.max", f"{cpu['quota']} {cpu['period']}")
+            self._set("cpu", "cpu.max", cpu["quota"])
             self._set("memory", "memory.max", memory["limit"])
             if "swap" in memory:
                 self._set("memory", "memory.swap.max", memory["swap"] - memory["limit"])

@@ -15,6 +15,7 @@ from typing import Final
 
 RTM_NEWLINK: Final = 16
 RTM_DELLINK: Final = 17
+RTM_SETLINK: Final = 19
 RTM_NEWADDR: Final = 20
 RTM_DELADDR: Final = 21
 RTM_NEWROUTE: Final = 24
@@ -29,7 +30,10 @@ NLMSG_ERROR: Final = 2
 IFLA_ADDRESS: Final = 1
 IFLA_IFNAME: Final = 3
 IFLA_LINKINFO: Final = 18
+IFLA_AF_SPEC: Final = 26
 IFLA_NET_NS_FD: Final = 28
+IFLA_INET6_ADDR_GEN_MODE: Final = 8
+IN6_ADDR_GEN_MODE_NONE: Final = 1
 IFLA_INFO_KIND: Final = 1
 IFLA_INFO_DATA: Final = 2
 VETH_INFO_PEER: Final = 1
@@ -128,6 +132,15 @@ class Route:
             self.request(RTM_DELLINK, 0, link_message() + attribute(IFLA_IFNAME, name.encode() + b"\0"))
         except OSError as error:
             if error.errno != errno.ENODEV:
+                raise
+
+    def no_ipv6_address(self, index: int) -> None:
+        """Let a link that is not up yet get no IPv6 address by itself. Without effect on a kernel without IPv6."""
+        mode = attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([IN6_ADDR_GEN_MODE_NONE]))
+        try:
+            self.request(RTM_SETLINK, 0, link_message(index) + nested(IFLA_AF_SPEC, nested(socket.AF_INET6, mode)))
+        except OSError as error:
+            if error.errno != errno.EAFNOSUPPORT:
                 raise
 
     def up(self, index: int) -> None:

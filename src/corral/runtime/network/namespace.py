@@ -178,6 +178,8 @@ def connect(wish: SlotWish, host: Outside, inside: netlink.Route, netns: int) ->
     host.route.up(here)
     host.route.add_route(here, wish.address)
     inside.up(_LOOPBACK_INDEX)
+    # Not by /proc/sys: the kernel keeps the names there of all network namespaces in one chain, and walks it.
+    inside.no_ipv6_address(BOX_LINK_INDEX)
     inside.add_address(BOX_LINK_INDEX, wish.address)
     inside.up(BOX_LINK_INDEX)
     inside.add_route(BOX_LINK_INDEX, wish.gateway)
@@ -228,25 +230,11 @@ def _unshare_both(channel: socket.socket, owner: int) -> None:
         if channel.recv(16) == b"go":
             # After the user namespace, so that the box's root owns its network.
             syscalls.unshare(syscalls.CLONE_NEWNET)
-            _close_ipv6()
             route = netlink.Route.open()
             socket.send_fds(channel, [b"net"], [route.sock.fileno()])
             channel.recv(16)
     finally:
         os._exit(0)
-
-
-def _close_ipv6() -> None:
-    """In the child: links that come into its network namespace get no IPv6, not even addresses of the link."""
-    try:
-        fd = os.open(f"{_IPV6}/default/disable_ipv6", os.O_WRONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        # A kernel without IPv6.
-        return
-    try:
-        os.write(fd, b"1")
-    finally:
-        os.close(fd)
 
 
 def _unshare_user(channel: socket.socket) -> None:

@@ -168,7 +168,8 @@ def resources_of(limits: Limits, *, swap_limit: bool, socket_limit: bool) -> Map
     if socket_limit:
         memory["kernelTCP"] = limits.memory // SOCKET_SHARE
     return {
-        "cpu": {"period": CPU_PERIOD_US, "quota": max(1000, round(limits.cpu * CPU_PERIOD_US))},
+        # The period is the kernel's own: to write it as well would make the kernel walk all groups once more.
+        "cpu": {"quota": max(1000, round(limits.cpu * CPU_PERIOD_US))},
         "memory": memory,
         "pids": {"limit": limits.pids},
     }

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from corral.core.clock import Clock
-from corral.runtime.cgroup.group import Group
+from corral.runtime.cgroup.group import Group, open_parent
 from corral.runtime.cgroup.layout import read_layout
 from corral.runtime.contract import (
     Box,
@@ -153,6 +153,7 @@ class Host:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.pool.open()
         self._clear_prepared()
+        open_parent(self.layout, self._group("x").parent)
         firewall.enable_forwarding()
         found = hostfiles.read(Path("/"), os.environ)
         self._layer = hostfiles.write_layer(found, self.places.data / "hostlayer")

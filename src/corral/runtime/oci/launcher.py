@@ -29,6 +29,9 @@ from corral.runtime.rootfs import steps
 
 #: More runtimes than this at once only wait for each other's locks and cores.
 RUNTIMES_PER_CORE: Final = 2
+#: The end of a box, and of what a runtime forked, is looked for this often at most: the kernel walks all children, and
+#: every box is one. The end of a runtime, somebody waits for: it is looked for at once, by its number.
+SWEEP_S: Final = 0.05
 LOG_LIMIT: Final = 4096
 LISTEN_BACKLOG: Final = 128
 _GUEST_FD: Final = 3
@@ -60,6 +63,7 @@ class Launcher:
     outside: namespace.Outside = field(default_factory=namespace.Outside.open)
     open: bool = True
     _wake: int = -1
+    _sweep_at: float | None = None
 
     def run(self) -> None:
         """Serve until the server is gone, then end what was half-made."""
@@ -72,8 +76,10 @@ class Launcher:
         self._wake = wake
         try:
             while self.open:
-                for key, events in self.selector.select():
+                for key, events in self.selector.select(self._until_sweep()):
                     key.data(events)
+                if self._until_sweep() == 0:
+                    self._sweep()
         finally:
             self._end_children()
 
@@ -201,20 +207,33 @@ class Launcher:
 
     def _children(self, _: int) -> None:
         os.read(self._wake, 4096)
-        while True:
+        for launched in list(self.launches):
+            pid, status = os.waitpid(launched, os.WNOHANG)
+            self._ended(pid, status)
+        self._fill()
+        if self._sweep_at is None:
+            self._sweep_at = time.monotonic() + SWEEP_S
+
+    def _until_sweep(self) -> float | None:
+        return None if self._sweep_at is None else max(0.0, self._sweep_at - time.monotonic())
+
+    def _sweep(self) -> None:
+        """Reap all that has ended: boxes, makers of namespaces, what runtimes left."""
+        self._sweep_at = None
+        pid = -1
+        while pid:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 break
-            if pid == 0:
-                break
-            launch = self.launches.pop(pid, None)
-            if launch is not None:
-                self._launched(launch, os.waitstatus_to_exitcode(status))
-            elif pid in self.boxes:
-                self.boxes.discard(pid)
-                self._send({"event": "exited", "pid": pid, "code": os.waitstatus_to_exitcode(status)})
+            self._ended(pid, status)
         self._fill()
+
+    def _ended(self, pid: int, status: int) -> None:
+        self.boxes.discard(pid)
+        launch = self.launches.pop(pid, None)
+        if launch is not None:
+            self._launched(launch, os.waitstatus_to_exitcode(status))
 
     def _launched(self, launch: Launch, code: int) -> None:
         request = launch.request
