@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import struct
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from corral.runtime.contract import FileProblem, FileProblemKind
+from corral.runtime.linux import mounts
 from tests.security.yard import HOSTILE, MARKS, NEIGHBOUR, Yard
 
 pytestmark = MARKS
@@ -159,7 +162,7 @@ while time.monotonic() < end:
     assert found == []
 
 
-async def test_root_of_a_box_owns_its_files_as_nobody_of_the_host(yard: Yard) -> None:
+async def test_root_of_a_box_is_nobody_of_the_host_and_its_files_no_programs_there(yard: Yard) -> None:
     await yard.probe("""
 open("/srv/suid", "w").write("#!/bin/sh\\n")
 os.chmod("/srv/suid", 0o6755)
@@ -169,7 +172,15 @@ os.chown("/srv/users", 1000, 1000)
 tell(1)
 """)
     base = yard.id_base(HOSTILE)
-    folder = yard.upper(HOSTILE) / "srv"
+    # On the disk the ids are those of the inside, so that a copy is another box's disk: nobody can get there, and
+    # nothing there is a program.
+    home = yard.upper(HOSTILE).parents[1]
+    disk = next(mount for mount in mounts.current() if Path(mount.target) == home)
+    assert {"nosuid", "noexec", "nodev"} <= set(disk.options.split(","))
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    with pytest.raises(PermissionError):
+        subprocess.run([yard.upper(HOSTILE) / "srv" / "suid"], timeout=5, check=False)
+    folder = Path(f"/proc/{(await yard.runtime.inspect(HOSTILE)).pid}/root/srv")
     made = folder / "suid"
     assert (made.lstat().st_uid, made.lstat().st_gid) == (base, base)
     assert base >= 0x2000_0000

@@ -20,6 +20,7 @@ _CLASSES: Final[Mapping[Cause, type[errors.CorralError]]] = {
     Cause.BAD_PATH: errors.Invalid,
     Cause.FILE_TREE: errors.Invalid,
     Cause.NO_SUCH_EXECUTION: errors.NotFound,
+    Cause.NO_SUCH_SNAPSHOT: errors.NotFound,
     Cause.EXECUTION_ENDED: errors.WrongState,
     Cause.PORT_CLOSED: errors.WrongState,
     Cause.BOX_GONE: errors.WrongState,

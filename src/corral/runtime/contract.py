@@ -54,7 +54,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class BoxSpec:
-    """Everything that a runtime needs to make a box. `layers` from the lowest to the highest."""
+    """Everything that a runtime needs to make a box. `layers` from the lowest to the highest.
+
+    `origin` names the snapshot that its disk begins as: of a box that had the same layers.
+    """
 
     id: str
     layers: tuple[Layer, ...]
@@ -62,6 +65,7 @@ class BoxSpec:
     limits: Limits = field(default_factory=Limits)
     user: User = field(default_factory=User)
     env: Mapping[str, str] = field(default_factory=dict)
+    origin: str | None = None
 
 
 class BoxStatus(enum.StrEnum):
@@ -105,6 +109,14 @@ class Usage:
     pids: int
     oom_kills: int
     limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A snapshot that was made: `size` of the box's disk in bytes, and for how long the box stood still."""
+
+    size: int
+    still_ms: float
 
 
 # ---------------------------------------------------------------- executions
@@ -260,6 +272,14 @@ class BoxGone(RuntimeFailure):
     """There is no box with this id, or it is dead, or it died during the call."""
 
 
+class NoSuchSnapshot(RuntimeFailure):
+    """There is no snapshot of this name."""
+
+
+class SnapshotExists(RuntimeFailure):
+    """There is a snapshot of this name already."""
+
+
 class BoxUnresponsive(RuntimeFailure):
     """The box lives, but its guest did not answer in time or answered nonsense."""
 
@@ -321,7 +341,8 @@ class Runtime(ABC):
     async def create(self, spec: BoxSpec) -> Box:
         """Make a box and return when its guest answers.
 
-        Raises BoxExists, HostExhausted, HostUnfit, BoxUnresponsive (its guest did not answer: nothing was left).
+        Raises BoxExists, NoSuchSnapshot, HostExhausted, HostUnfit, BoxUnresponsive (its guest did not answer: nothing
+        was left).
         """
 
     @abstractmethod
@@ -351,6 +372,24 @@ class Runtime(ABC):
     @abstractmethod
     async def usage(self, box_id: str) -> Usage:
         """What the box uses now. Raises BoxGone."""
+
+    # -- snapshots
+
+    @abstractmethod
+    async def snapshot(self, box_id: str, name: str) -> Copied:
+        """Keep a copy of a box's disk under `name`, for boxes to begin as; it outlives the box.
+
+        All that the box's processes have written is in it, as of one moment in which they stand still.
+        Raises SnapshotExists, BoxGone, HostExhausted, HostUnfit; there is no snapshot then.
+        """
+
+    @abstractmethod
+    async def forget_snapshot(self, name: str) -> None:
+        """Remove a snapshot. Idempotent; boxes that began as it keep their disks. Raises HostUnfit."""
+
+    @abstractmethod
+    async def snapshots(self) -> list[str]:
+        """Names of all snapshots."""
 
     # -- executions
 

@@ -56,9 +56,11 @@ class Cause(enum.StrEnum):
     HOST_STORAGE = "host_storage"
     HOST_DENIED = "host_denied"
     BOX_EXISTS = "box_exists"
+    SNAPSHOT_EXISTS = "snapshot_exists"
     # the caller
     BAD_COMMAND = "bad_command"
     NO_SUCH_EXECUTION = "no_such_execution"
+    NO_SUCH_SNAPSHOT = "no_such_snapshot"
     EXECUTION_ENDED = "execution_ended"
     BAD_PATH = "bad_path"
     PORT_CLOSED = "port_closed"
@@ -161,6 +163,8 @@ _CLASSES: Final[tuple[tuple[type[BaseException], Fault, Cause, str, bool], ...]]
         "end processes in the box, or give it a higher limit",
         True,
     ),
+    (contract.NoSuchSnapshot, Fault.CALLER, Cause.NO_SUCH_SNAPSHOT, "check the snapshot's id", False),
+    (contract.SnapshotExists, Fault.HOST, Cause.SNAPSHOT_EXISTS, "let only one server use this data folder", False),
     (contract.BoxExists, Fault.HOST, Cause.BOX_EXISTS, "let only one server use this data folder", False),
     (contract.HostExhausted, Fault.HOST, Cause.HOST_EXHAUSTED, "shut down boxes, or wait until others do", True),
     (MemoryError, Fault.HOST, Cause.HOST_EXHAUSTED, "free memory on the host", True),

@@ -19,6 +19,8 @@ from corral.runtime.cgroup.layout import Layout
 
 #: A group stays busy for a moment after its last process was reaped.
 REMOVE_FOR_S: Final = 5.0
+#: A process in the middle of a write to a slow disk stands still only after it.
+FREEZE_FOR_S: Final = 5.0
 _FIRST_PAUSE_S: Final = 0.001
 
 
@@ -127,6 +129,36 @@ class Group:
             os.write(fd, str(value).encode())
         finally:
             os.close(fd)
+
+    @property
+    def can_freeze(self) -> bool:
+        """Whether the host has what `freeze` needs."""
+        return self.layout.version == 2 or "freezer" in self.layout.controllers
+
+    def freeze(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Let no process of the group run. Blocks until none does. Raises OSError (ETIMEDOUT) after FREEZE_FOR_S."""
+        deadline = monotonic() + FREEZE_FOR_S
+        self._set_frozen(True)
+        while not self._is_frozen():
+            if monotonic() > deadline:
+                raise OSError(errno.ETIMEDOUT, f"processes did not stand still within {FREEZE_FOR_S:.0f} s")
+            time.sleep(_FIRST_PAUSE_S)  # noqa: TID251 - called on a worker thread, which has no event loop
+
+    def thaw(self) -> None:
+        """Let the processes of the group run on. Idempotent; a group that is gone is fine."""
+        with contextlib.suppress(FileNotFoundError):
+            self._set_frozen(False)
+
+    def _set_frozen(self, frozen: bool) -> None:  # noqa: FBT001 - the value that is written
+        if self.layout.version == 2:
+            self._set("memory", "cgroup.freeze", int(frozen))
+        else:
+            self._set("freezer", "freezer.state", "FROZEN" if frozen else "THAWED")
+
+    def _is_frozen(self) -> bool:
+        if self.layout.version == 2:
+            return bool(_keyed(self._folder("memory") / "cgroup.events").get("frozen"))
+        return (self._folder("freezer") / "freezer.state").read_text().strip() == "FROZEN"
 
     def oom_kills(self) -> int:
         """Processes of the group that the kernel killed for its memory limit."""

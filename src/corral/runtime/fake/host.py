@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import signal as signals
+import subprocess
 import tempfile
 import threading
 from collections import defaultdict, deque
@@ -19,7 +20,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from corral.runtime.contract import Box, BoxExists, BoxSpec, BoxStatus, DeathReason
+from corral.runtime.contract import (
+    Box,
+    BoxExists,
+    BoxGone,
+    BoxSpec,
+    BoxStatus,
+    Copied,
+    DeathReason,
+    NoSuchSnapshot,
+    SnapshotExists,
+)
 from corral.runtime.fake.files import Tree
 from corral.runtime.fake.guest import Execution, GuestThread
 from corral.runtime.fake.launch import MARK
@@ -136,7 +147,10 @@ class FakeHost:
                 message = f"cannot create box {spec.id!r}: it exists"
                 raise BoxExists(message)
             tree = Tree(self.root / "boxes" / spec.id, spec.user)
-            tree.make()
+            if spec.origin is not None:
+                _copy_tree(self._snapshot(spec.origin), tree.root)
+            else:
+                tree.make()
             box = FakeBox(spec, tree, token=str(tree.root))
             self.boxes[spec.id] = box
             return box
@@ -151,6 +165,45 @@ class FakeHost:
                 self._end(box)
             _remove_tree(box.tree.root)
 
+    def snapshot(self, box_id: str, name: str) -> Copied:
+        """Copy a box's tree. Raises BoxGone, SnapshotExists."""
+        with self._lock:
+            box = self.boxes.get(box_id)
+            if box is None:
+                message = f"cannot snapshot box {box_id!r}: there is none"
+                raise BoxGone(message)
+            if self._snapshots.joinpath(name).exists():
+                message = f"cannot make snapshot {name!r}: there is one already"
+                raise SnapshotExists(message)
+            self._snapshots.mkdir(exist_ok=True)
+            pids = processes(box.token)
+            try:
+                _signal(pids, signals.SIGSTOP)
+                _copy_tree(box.tree.root, self._snapshots / name)
+            finally:
+                _signal(pids, signals.SIGCONT)
+            return Copied(disk_bytes(box.tree.root), 0.0)
+
+    def forget_snapshot(self, name: str) -> None:
+        """Remove a snapshot; nothing when there is none."""
+        with self._lock:
+            if self._snapshots.joinpath(name).exists():
+                _remove_tree(self._snapshots / name)
+
+    def snapshots(self) -> list[str]:
+        """Names of snapshots."""
+        return sorted(path.name for path in self._snapshots.iterdir()) if self._snapshots.exists() else []
+
+    @property
+    def _snapshots(self) -> Path:
+        return self.root / "snapshots"
+
+    def _snapshot(self, name: str) -> Path:
+        if not self._snapshots.joinpath(name).exists():
+            message = f"cannot use snapshot {name!r}: there is none"
+            raise NoSuchSnapshot(message)
+        return self._snapshots / name
+
     def _end(self, box: FakeBox) -> None:
         for execution in box.executions.values():
             execution.lose()
@@ -159,9 +212,7 @@ class FakeHost:
             pids = processes(box.token)
             if not pids:
                 return
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signals.SIGKILL)
+            _signal(pids, signals.SIGKILL)
             threading.Event().wait(0.005)
         message = f"cannot end box {box.spec.id!r}: processes {processes(box.token)} survive SIGKILL"
         raise RuntimeError(message)
@@ -207,6 +258,17 @@ def disk_bytes(root: Path) -> int:
             with contextlib.suppress(OSError):
                 total += (Path(folder) / name).lstat().st_blocks * 512
     return total
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """With hard links, holes, modes and times."""
+    subprocess.run(["cp", "--archive", "--no-target-directory", "--", str(source), str(target)], check=True)
+
+
+def _signal(pids: list[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _remove_tree(root: Path) -> None:

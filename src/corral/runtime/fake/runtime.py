@@ -13,6 +13,7 @@ from corral.runtime.contract import (
     Box,
     BoxSpec,
     ByteStream,
+    Copied,
     ExecResult,
     ExecSpec,
     FileInfo,
@@ -65,6 +66,18 @@ class FakeRuntime(Runtime):
     async def destroy(self, box_id: str) -> None:
         await self._enter("destroy")
         await asyncio.to_thread(self.host.remove, box_id)
+
+    async def snapshot(self, box_id: str, name: str) -> Copied:
+        await self._enter("snapshot")
+        return await asyncio.to_thread(self.host.snapshot, box_id, name)
+
+    async def forget_snapshot(self, name: str) -> None:
+        await self._enter("forget_snapshot")
+        await asyncio.to_thread(self.host.forget_snapshot, name)
+
+    async def snapshots(self) -> list[str]:
+        await self._enter("snapshots")
+        return await asyncio.to_thread(self.host.snapshots)
 
     async def boxes(self) -> list[Box]:
         await self._enter("boxes")

@@ -5,9 +5,11 @@ Standard library only: the launcher loads this. Owns no policy: what to mount or
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
 from typing import Final
 
 CLONE_NEWNS: Final = 0x00020000
@@ -43,6 +45,7 @@ PR_SET_PDEATHSIG: Final = 1
 PR_SET_NAME: Final = 15
 PR_SET_SECUREBITS: Final = 28
 PR_SET_CHILD_SUBREAPER: Final = 36
+SECBIT_NO_SETUID_FIXUP: Final = 1 << 2
 
 #: These calls came after the kernel unified its tables: the same number on every architecture.
 _NR_OPEN_TREE: Final = 428
@@ -131,6 +134,23 @@ def prctl(option: int, argument: int | bytes) -> None:
     """Set one attribute of this process. `argument` is a number, or a name for PR_SET_NAME."""
     value = ctypes.c_char_p(argument) if isinstance(argument, bytes) else ctypes.c_ulong(argument)
     _check(_libc.prctl(ctypes.c_int(option), value, 0, 0, 0), "prctl")
+
+
+@contextlib.contextmanager
+def file_ids(owner: int) -> Iterator[None]:
+    """For the length of the block, what this thread does to files it does as user and group `owner`, with all rights.
+
+    The securebit keeps the capabilities that the kernel would take with the change of user.
+    """
+    prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
+    _libc.setfsgid(ctypes.c_uint(owner))
+    _libc.setfsuid(ctypes.c_uint(owner))
+    try:
+        yield
+    finally:
+        _libc.setfsuid(ctypes.c_uint(0))
+        _libc.setfsgid(ctypes.c_uint(0))
+        prctl(PR_SET_SECUREBITS, 0)
 
 
 def machine() -> str:

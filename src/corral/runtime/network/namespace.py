@@ -22,8 +22,6 @@ BOX_LINK_INDEX: Final = 100
 #: The host's ends count from here, far above what the kernel gives to links that ask for no number.
 HOST_LINK_INDEX: Final = 1 << 24
 _LOOPBACK_INDEX: Final = 1
-#: SECBIT_NO_SETUID_FIXUP: a change of user keeps the capabilities.
-_KEEP_CAPABILITIES: Final = 1 << 2
 _IPV6: Final = "/proc/sys/net/ipv6/conf"
 
 
@@ -222,7 +220,9 @@ def _unshare_both(channel: socket.socket, owner: int) -> None:
     what every other box and the host's own services have of these.
     """
     try:
-        syscalls.prctl(syscalls.PR_SET_SECUREBITS, _KEEP_CAPABILITIES)
+        syscalls.prctl(
+            syscalls.PR_SET_SECUREBITS, syscalls.SECBIT_NO_SETUID_FIXUP
+        )  # a change of user keeps the rights
         os.setresgid(owner, owner, owner)
         os.setresuid(owner, owner, owner)
         syscalls.unshare(syscalls.CLONE_NEWUSER)

@@ -24,6 +24,7 @@ from corral.runtime.contract import (
     BoxStatus,
     BoxUnresponsive,
     ByteStream,
+    Copied,
     ExecSpec,
     FileInfo,
     FileReader,
@@ -41,7 +42,8 @@ from corral.runtime.contract import (
 from corral.runtime.guest import Following, GuestClient
 from corral.runtime.linux import processes
 from corral.runtime.oci import hostfiles, record
-from corral.runtime.oci.host import Host, Living, settled
+from corral.runtime.oci.faults import settled
+from corral.runtime.oci.host import Host, Living
 from corral.runtime.oci.settings import OciSettings
 from corral.runtime.oci.stock import BoxStock
 
@@ -102,7 +104,7 @@ class OciRuntime(Runtime):
     async def _make(self, spec: BoxSpec) -> Living:
         try:
             living = await self._host.make(spec)
-            await self._claim(living, spec)
+            await self._claim(living, spec, named=spec.origin is not None)
         except BoxExists:
             raise
         except BaseException:
@@ -117,7 +119,7 @@ class OciRuntime(Runtime):
             return None
         try:
             await settled(asyncio.to_thread(self._host.assign, living, spec))
-            await self._claim(living, spec, hostname=spec.hostname, hosts=hostfiles.hosts(spec.hostname))
+            await self._claim(living, spec, named=True)
             return self._host.hand_over(living)
         except BaseException as problem:
             await settled(self._host.discard(living.record.handle, living))
@@ -126,7 +128,9 @@ class OciRuntime(Runtime):
             self._log.warning("cannot claim a prepared box", box=spec.id, cause=str(problem))
             return None
 
-    async def _claim(self, living: Living, spec: BoxSpec, **files: str) -> None:
+    async def _claim(self, living: Living, spec: BoxSpec, *, named: bool) -> None:
+        """Tell the guest whose box it is in; `named` when the files that name the box are of another one's."""
+        files = {"hostname": spec.hostname, "hosts": hostfiles.hosts(spec.hostname)} if named else {}
         limit = self._host.settings.hello_limit_s
         env = {**self._host.env, **spec.env}
         try:
@@ -163,6 +167,20 @@ class OciRuntime(Runtime):
     async def deaths(self) -> AsyncIterator[Box]:
         while True:
             yield await self._deaths.get()
+
+    async def snapshot(self, box_id: str, name: str) -> Copied:
+        _check_id(name)
+        async with self._locked(box_id):
+            self._host.look(box_id)
+            handle = self._host.handle(box_id)
+            return await settled(asyncio.to_thread(self._host.snapshots.take, handle, name))
+
+    async def forget_snapshot(self, name: str) -> None:
+        if spools.ID_PATTERN.fullmatch(name):
+            await asyncio.to_thread(self._host.snapshots.forget, name)
+
+    async def snapshots(self) -> list[str]:
+        return await asyncio.to_thread(self._host.snapshots.names)
 
     async def usage(self, box_id: str) -> Usage:
         living = self._living(box_id)

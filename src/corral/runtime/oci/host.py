@@ -17,22 +17,20 @@ import select
 import shutil
 import signal
 import stat
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from corral.core.clock import Clock
 from corral.runtime.cgroup.group import Group, open_parent
 from corral.runtime.cgroup.layout import read_layout
 from corral.runtime.contract import (
     Box,
-    BoxExists,
     BoxGone,
     BoxSpec,
     BoxStatus,
     DeathReason,
-    HostExhausted,
     HostUnfit,
     Usage,
 )
@@ -40,8 +38,10 @@ from corral.runtime.linux import mounts, uts
 from corral.runtime.network import blocks as network_blocks
 from corral.runtime.network import firewall
 from corral.runtime.oci import config, hostfiles, memory, probe, record, slots, wire
+from corral.runtime.oci.faults import ended_at_once, exists, refused, settled
 from corral.runtime.oci.launching import LauncherClient
 from corral.runtime.oci.settings import OciSettings, Places
+from corral.runtime.oci.snapshots import Snapshots
 from corral.runtime.rootfs import plan, pool, steps
 from corral.runtime.spool import ID_PATTERN
 
@@ -51,8 +51,6 @@ KILL_LIMIT_S: Final = 10.0
 PLAIN_RUNTIMES: Final = frozenset({"crun", "runc"})
 DELETE_LIMIT_S: Final = 30.0
 ABORT_LIMIT_S: Final = 10.0
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -85,6 +83,7 @@ class Host:
         self.prepared: dict[str, Living] = {}
         self.layout = read_layout(mounts.current())
         self.pool = choose_pool(self.settings, self.places.stage)
+        self.snapshots = Snapshots(self.places, self.layout, self.pool, clock)
         self._died = died
         self._died_early = died_early
         self._plan = network_blocks.Plan(ipaddress.IPv4Network(settings.network))
@@ -153,6 +152,7 @@ class Host:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.pool.open()
         self._clear_prepared()
+        self.snapshots.open()
         open_parent(self.layout, self._group("x").parent)
         firewall.enable_forwarding()
         found = hostfiles.read(Path("/"), os.environ)
@@ -251,6 +251,11 @@ class Host:
             return Box(box_id, BoxStatus.DEAD, reason=self.reason(found, None))
         return Box(box_id, BoxStatus.DEAD)
 
+    def handle(self, box_id: str) -> str:
+        """What a box is called on the host."""
+        found = record.read(self.places.box(box_id))
+        return found.handle if found is not None else box_id
+
     async def make(self, spec: BoxSpec) -> Living:
         """Make a box up to a running process 1, whose guest was not asked yet. What is half-made is left to `remove`.
 
@@ -335,7 +340,9 @@ class Host:
     def _prepare_box(self, spec: BoxSpec) -> None:
         try:
             self.places.bundle(spec.id).mkdir(mode=0o700, exist_ok=True)
-            self.pool.prepare(spec.id, spec.limits.disk)
+            if spec.origin is not None:
+                self.snapshots.require(spec.origin)
+            self.pool.prepare(spec.id, spec.limits.disk, spec.origin)
         except OSError as error:
             raise refused(f"create box {spec.id}", error.errno or 0, str(error)) from error
 
@@ -384,6 +391,7 @@ class Host:
 
     def _steps(self, spec: BoxSpec, owner: int) -> list[steps.Step]:
         """What the launcher's child does before the OCI runtime. `owner` is the host id of the box's root."""
+        # On a disk that was a box's, a path may lead anywhere: its guest writes these.
         files = {"etc/hostname": f"{spec.hostname}\n", "etc/hosts": hostfiles.hosts(spec.hostname)}
         layers = (*spec.layers, self._layer)
         disk = self.pool.folder(spec.id)
@@ -392,13 +400,13 @@ class Host:
         second = self.layout.second
         return [
             *([steps.Cover(str(second))] if second is not None else []),
-            *self.pool.steps(spec.id, spec.limits.disk),
+            *self.pool.steps(spec.id, spec.limits.disk, spec.origin),
             *plan.root_plan(
                 self.places.stage,
                 layers,
                 disk,
                 owner=owner,
-                files=files,
+                files=None if spec.origin is not None else files,
                 binds={config.GUEST_TARGET: self._guest},
             ),
         ]
@@ -578,33 +586,3 @@ def remove_tree(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISDIR(path.lstat().st_mode):
             shutil.rmtree(path)
-
-
-async def settled(work: Awaitable[T]) -> T:
-    """Wait for work that cannot be stopped half-way (a thread); a cancel is raised after its end, not before."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
-
-
-def ended_at_once(box_id: str) -> HostUnfit:
-    """The failure that a guest which does not run is."""
-    message = f"cannot create box {box_id}: its guest ended at once"
-    return HostUnfit(message, remedy="run the guest binary by hand: it must be static and executable")
-
-
-def exists(box_id: str) -> BoxExists:
-    """The failure that an id which is taken is."""
-    return BoxExists(f"cannot create box {box_id}: there is one already")
-
-
-def refused(what: str, code: int, cause: str) -> HostExhausted | HostUnfit:
-    """The failure that a refusal of the host is."""
-    if code in slots.EXHAUSTED or any(
-        text in cause for text in ("Cannot allocate memory", "No space left", "Too many open")
-    ):
-        return HostExhausted(f"cannot {what}: {cause}")
-    return HostUnfit(f"cannot {what}: {cause}", remedy="run corral doctor")

@@ -26,7 +26,7 @@ from corral.runtime.network import blocks, firewall
 from corral.runtime.network.namespace import IDS_PER_BOX, make_userns
 from corral.runtime.oci.settings import OciSettings
 from corral.runtime.rootfs import pool
-from corral.runtime.rootfs.steps import BindLayer, MountOverlay
+from corral.runtime.rootfs.steps import BindDisk, BindLayer, MakeUpper, MountOverlay
 
 #: Overlay on id-mapped layers.
 OLDEST_KERNEL: Final = (5, 19)
@@ -315,14 +315,21 @@ def in_child(work: Callable[[], None]) -> str:
 def _try_overlay(name: str) -> None:
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-    for part in ("layer", "0", "upper", "work", "root"):
+    for part in ("layer", "0", "home", "disk", "root"):
         os.mkdir(f"{name}/{part}")
     userns = make_userns(0, blocks.ID_BASE)
     BindLayer(f"{name}/layer", f"{name}/0", 0).execute(lambda _: userns)
     if os.stat(f"{name}/0").st_uid != blocks.ID_BASE:
         message = "the id mapping of a mount has no effect"
         raise OSError(message)
-    MountOverlay(f"{name}/root", name, ("0",), f"{name}/upper", f"{name}/work").execute(lambda _: userns)
+    MakeUpper(f"{name}/home/upper", f"{name}/home/work", {}).execute(lambda _: userns)
+    BindDisk(f"{name}/home", f"{name}/disk").execute(lambda _: userns)
+    MountOverlay(f"{name}/root", name, ("0",), "disk/upper", "disk/work", blocks.ID_BASE).execute(lambda _: userns)
+    with syscalls.file_ids(blocks.ID_BASE):
+        os.mkdir(f"{name}/root/made")
+    if os.stat(f"{name}/home/upper/made").st_uid:
+        message = "the id mapping of a disk has no effect"
+        raise OSError(message)
 
 
 def _address(little_endian: str) -> ipaddress.IPv4Address:

@@ -95,6 +95,11 @@ class Places:
         return self.bundle(handle) / "guest.sock"
 
     @property
+    def frozen(self) -> Path:
+        """One file per box that stands still now: whoever comes after a killed server lets it go on."""
+        return self.memory / "frozen"
+
+    @property
     def stage(self) -> Stage:
         """Folders that boxes mount over."""
         return Stage(self.memory / "stage")

@@ -16,15 +16,13 @@ from corral.core.clock import Clock
 from corral.runtime.contract import HostExhausted, HostUnfit, RuntimeFailure
 from corral.runtime.network.blocks import Blocks, Plan
 from corral.runtime.network.namespace import SlotWish
+from corral.runtime.oci.faults import EXHAUSTED
 from corral.runtime.oci.launching import LauncherClient
 
 MAKE_LIMIT_S: Final = 20.0
 #: A slot's link goes away a moment after its last box: until then its number cannot be used, and another is tried.
 ATTEMPTS: Final = 32
 REFILL_PAUSE_S: Final = 1.0
-EXHAUSTED: Final = frozenset(
-    {errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EDQUOT, errno.EUSERS}
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from corral.core.clock import Clock
 from corral.core.ids import Ids
 from corral.runtime.contract import BoxSpec, Layer, Limits, RuntimeFailure
 from corral.runtime.linux.meminfo import available_share
-from corral.runtime.oci.host import Host, Living, settled
+from corral.runtime.oci.faults import settled
+from corral.runtime.oci.host import Host, Living
 
 #: Images that were asked for last keep boxes; those of others are given up.
 IMAGES: Final = 4
@@ -81,6 +82,8 @@ class BoxStock:
     def take(self, spec: BoxSpec) -> Living | None:
         """A prepared box of the image that `spec` asks for; it is the caller's to hand over or to discard."""
         self.expect(spec.layers)
+        if spec.origin is not None:
+            return None  # they have disks of their own already
         shelf = self._shelves.get(spec.layers)
         return shelf.popleft() if shelf else None
 

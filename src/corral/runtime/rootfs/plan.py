@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from corral.runtime.contract import Layer
-from corral.runtime.rootfs.steps import BindFile, BindLayer, MakeUpper, MountOverlay, Step
+from corral.runtime.rootfs.steps import BindDisk, BindFile, BindLayer, MakeUpper, MountOverlay, RenewWork, Step
 
 #: mount(2) takes one page of options; short mount points make room for this many layers.
 MOST_LAYERS: Final = 100
+
+#: Folders of a box's disk: what the box wrote, and what the overlay needs while it is mounted.
+UPPER: Final = "upper"
+WORK: Final = "work"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Stage:
 
     @property
     def disk(self) -> Path:
-        """Where a disk that is a file of its own is mounted."""
+        """Where the box's disk goes."""
         return self.folder / "disk"
 
     def layer(self, number: int) -> Path:
@@ -54,23 +58,32 @@ def root_plan(
     disk: Path,
     *,
     owner: int,
-    files: Mapping[str, str],
+    files: Mapping[str, str] | None,
     binds: Mapping[str, Path],
 ) -> list[Step]:
     """Steps that end with the root mounted at `stage.root`. `layers` from the lowest to the highest.
 
-    `disk` is a folder on the box's disk; `owner` the host id of the box's root; `files` the first files of the box;
-    `binds` maps paths in the box to files of the host. The highest layer must have these paths, as ordinary files
-    in ordinary folders: then no link in a lower layer can lead them elsewhere.
+    `disk` is where the box's disk is; `owner` the host id of the box's root; `files` are the first files of the box,
+    None when the disk has been a box's already; `binds` maps paths in the box to files of the host. The highest
+    layer must have these paths, as ordinary files in ordinary folders: then no link in a lower layer can lead them
+    elsewhere. On a used disk a link may: it is the box's own tree that it leads through.
     """
     if not 1 <= len(layers) <= MOST_LAYERS:
         message = f"cannot plan root filesystem: {len(layers)} layers, between 1 and {MOST_LAYERS} are possible"
         raise ValueError(message)
-    upper, work = str(disk / "upper"), str(disk / "work")
     below = [
         BindLayer(str(layer.path), str(stage.layer(number)), layer.id_base) for number, layer in enumerate(layers)
     ]
+    work = str(disk / WORK)
     lowers = tuple(str(number) for number in reversed(range(len(layers))))
-    overlay = MountOverlay(str(stage.root), str(stage.folder), lowers, upper, work)
+    overlay = MountOverlay(
+        str(stage.root), str(stage.folder), lowers, f"{stage.disk.name}/{UPPER}", f"{stage.disk.name}/{WORK}", owner
+    )
     inside = [BindFile(str(source), f"{stage.root}{target}") for target, source in binds.items()]
-    return [MakeUpper(upper, work, owner, dict(files)), *below, overlay, *inside]
+    return [
+        RenewWork(work) if files is None else MakeUpper(str(disk / UPPER), work, dict(files)),
+        BindDisk(str(disk), str(stage.disk)),
+        *below,
+        overlay,
+        *inside,
+    ]

@@ -25,6 +25,9 @@ from corral.runtime.rootfs.steps import MakeSubvolume, MountImage, Step
 RESERVE: Final = 4 * GIB
 SMALLEST: Final = 512 * MIB
 MKFS_LIMIT_S: Final = 60
+#: No id begins with a dot.
+SNAPSHOTS: Final = ".snapshots"
+PARTIAL: Final = ".new-"
 
 
 class DiskPool(ABC):
@@ -39,15 +42,18 @@ class DiskPool(ABC):
         """Give back the mount and the loop device. Only when no box lives and the launcher has ended."""
 
     @abstractmethod
-    def steps(self, name: str, size: int) -> list[Step]:
-        """What the launcher does to make a disk of `size` bytes, before `folder(name)` can be used."""
+    def steps(self, name: str, size: int, origin: str | None) -> list[Step]:
+        """What the launcher does to make a disk of `size` bytes, before `folder(name)` can be used.
+
+        It is empty, or a copy of the snapshot `origin`.
+        """
 
     @abstractmethod
     def folder(self, name: str) -> Path:
         """Where the disk is while the launcher's child makes the root filesystem."""
 
     @abstractmethod
-    def prepare(self, name: str, size: int) -> None:
+    def prepare(self, name: str, size: int, origin: str | None) -> None:
         """What the server itself does before `steps`."""
 
     @abstractmethod
@@ -61,6 +67,23 @@ class DiskPool(ABC):
     @abstractmethod
     def delete(self, name: str) -> None:
         """Remove a disk and free its space; one that is not there is fine."""
+
+    @property
+    @abstractmethod
+    def snapshots(self) -> Path:
+        """The folder of snapshots, one entry each."""
+
+    @abstractmethod
+    def flush(self, name: str, snapshot: str) -> None:
+        """Write out what the disk holds in memory, so that `snapshot` is quick."""
+
+    @abstractmethod
+    def snapshot(self, name: str, snapshot: str) -> None:
+        """Keep a copy of the disk as it is; whole or not there at all. Raises FileNotFoundError, FileExistsError."""
+
+    @abstractmethod
+    def delete_snapshot(self, snapshot: str) -> None:
+        """Remove a snapshot; one that is not there is fine. Disks that began as it are their own."""
 
 
 @dataclass(slots=True)
@@ -88,6 +111,9 @@ class BtrfsPool(DiskPool):
             self._mount(home)
         # Box root needs no way in from the host side: its disk is reached through its own mounts.
         home.chmod(0o700)
+        self.snapshots.mkdir(mode=0o700, exist_ok=True)
+        for partial in self.snapshots.glob(f"{PARTIAL}*"):
+            self.delete_snapshot(partial.name)
         with _opened(home) as fd:
             self.simple_quotas = btrfs.enable_quotas(fd)
         if not self.native:
@@ -97,7 +123,7 @@ class BtrfsPool(DiskPool):
     def _sweep(home: Path) -> None:
         """Drop the quota groups of disks that are gone. Kernels before 6.12 keep those that were busy at `delete`."""
         used = set()
-        for path in home.iterdir():
+        for path in (*home.glob("[!.]*"), *(home / SNAPSHOTS).iterdir()):
             with _opened(path) as fd:
                 used.add(btrfs.subvolume_id(fd))
         with _opened(home) as fd:
@@ -112,8 +138,10 @@ class BtrfsPool(DiskPool):
                 image, self.size or default_size(self.data), ["mkfs.btrfs", "-q", "-K", "-d", "single", "-m", "single"]
             )
         device, held = hold(image)
+        # Files in it belong to the ids that boxes have inside, root among them: on the host nothing here is a program.
+        flags = syscalls.MS_NOATIME | syscalls.MS_NODEV | syscalls.MS_NOSUID | syscalls.MS_NOEXEC
         try:
-            syscalls.mount(device, str(home), "btrfs", syscalls.MS_NOATIME | syscalls.MS_NODEV, "discard=async")
+            syscalls.mount(device, str(home), "btrfs", flags, "discard=async")
         except OSError as error:
             message = f"cannot mount disk pool {image}: {error.strerror}"
             raise HostUnfit(
@@ -133,12 +161,12 @@ class BtrfsPool(DiskPool):
             if error.errno != errno.EBUSY:
                 raise
 
-    def prepare(self, name: str, size: int) -> None:
+    def prepare(self, name: str, size: int, origin: str | None) -> None:
         """Nothing: a subvolume is made in one call."""
 
-    def steps(self, name: str, size: int) -> list[Step]:
+    def steps(self, name: str, size: int, origin: str | None) -> list[Step]:
         """One subvolume."""
-        return [MakeSubvolume(str(self.home), name, size)]
+        return [MakeSubvolume(str(self.home), name, size, None if origin is None else str(self.snapshots / origin))]
 
     def folder(self, name: str) -> Path:
         """The subvolume."""
@@ -157,14 +185,30 @@ class BtrfsPool(DiskPool):
 
     def delete(self, name: str) -> None:
         """Delete the subvolume."""
-        with _opened(self.home) as parent:
-            try:
-                with _opened(self.home / name) as fd:
-                    subvolume = btrfs.subvolume_id(fd)
-                btrfs.delete_subvolume(parent, name)
-            except FileNotFoundError:
-                return
-            btrfs.drop_quota_group(parent, subvolume)
+        _delete_subvolume(self.home, name)
+
+    @property
+    def snapshots(self) -> Path:
+        """Beside the disks, under a name that no box can have."""
+        return self.home / SNAPSHOTS
+
+    def flush(self, name: str, snapshot: str) -> None:
+        """Make a first copy and drop it: the kernel writes out the one subvolume, not those of other boxes too."""
+        first = f"{PARTIAL}{snapshot}"
+        self._copy(name, first)
+        _delete_subvolume(self.snapshots, first)
+
+    def snapshot(self, name: str, snapshot: str) -> None:
+        """Copy the subvolume, read-only."""
+        self._copy(name, snapshot)
+
+    def _copy(self, name: str, snapshot: str) -> None:
+        with _opened(self.home / name) as source, _opened(self.snapshots) as parent:
+            btrfs.snapshot_subvolume(parent, snapshot, source, read_only=True)
+
+    def delete_snapshot(self, snapshot: str) -> None:
+        """Delete the subvolume."""
+        _delete_subvolume(self.snapshots, snapshot)
 
 
 @dataclass(slots=True)
@@ -176,15 +220,17 @@ class ImagePool(DiskPool):
 
     def open(self) -> None:
         """Make the folder."""
-        (self.data / "disks").mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.snapshots.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for partial in self.snapshots.glob(f"{PARTIAL}*"):
+            partial.unlink()
 
     def close(self) -> None:
         """Nothing is held: each disk is mounted in its box alone."""
 
-    def prepare(self, name: str, size: int) -> None:
-        """Copy the empty filesystem, holes as holes."""
-        template = self.data / "disks" / f"template-{size}"
-        if not template.exists():
+    def prepare(self, name: str, size: int, origin: str | None) -> None:
+        """Copy the empty filesystem, or the snapshot, holes as holes."""
+        template = self.data / "disks" / f"template-{size}" if origin is None else self.snapshots / origin
+        if origin is None and not template.exists():
             options = [
                 "-q",
                 "-F",
@@ -204,7 +250,7 @@ class ImagePool(DiskPool):
                 raise HostExhausted(message) from error
             raise
 
-    def steps(self, name: str, size: int) -> list[Step]:
+    def steps(self, name: str, size: int, origin: str | None) -> list[Step]:
         """Mount it in the box's own mount namespace."""
         return [MountImage(str(self._image(name)), str(self.stage), "ext4")]
 
@@ -224,8 +270,42 @@ class ImagePool(DiskPool):
         """Remove the file; the space comes back when the box's mount namespace is gone."""
         self._image(name).unlink(missing_ok=True)
 
+    @property
+    def snapshots(self) -> Path:
+        """Files as the disks are."""
+        return self.data / "disks" / SNAPSHOTS
+
+    def flush(self, name: str, snapshot: str) -> None:
+        """Of all disks: a filesystem that is mounted in its box alone has no path to ask for it."""
+        os.sync()
+
+    def snapshot(self, name: str, snapshot: str) -> None:
+        """Copy the file: it takes as long as what is in it."""
+        os.sync()
+        partial = self.snapshots / f"{PARTIAL}{snapshot}"
+        try:
+            copy_sparse(self._image(name), partial)
+            os.link(partial, self.snapshots / snapshot)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def delete_snapshot(self, snapshot: str) -> None:
+        """Remove the file."""
+        (self.snapshots / snapshot).unlink(missing_ok=True)
+
     def _image(self, name: str) -> Path:
         return self.data / "disks" / f"{name}.img"
+
+
+def _delete_subvolume(folder: Path, name: str) -> None:
+    with _opened(folder) as parent:
+        try:
+            with _opened(folder / name) as fd:
+                subvolume = btrfs.subvolume_id(fd)
+            btrfs.delete_subvolume(parent, name)
+        except FileNotFoundError:
+            return
+        btrfs.drop_quota_group(parent, subvolume)
 
 
 def hold(image: Path) -> tuple[str, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Final, Protocol
@@ -32,23 +33,25 @@ class Step(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MakeSubvolume:
-    """A btrfs subvolume with a limit in bytes: the box's disk."""
+    """A btrfs subvolume with a limit in bytes: the box's disk, empty or a copy of the subvolume `origin`."""
 
     kind: ClassVar[str] = "subvolume"
     folder: str
     name: str
     limit: int
+    origin: str | None = None
 
     def describe(self) -> str:
         """As shell."""
         path = shlex.quote(f"{self.folder}/{self.name}")
-        return f"btrfs subvolume create {path} && btrfs qgroup limit {self.limit} {path}"
+        made = "create" if self.origin is None else f"snapshot {shlex.quote(self.origin)}"
+        return f"btrfs subvolume {made} {path} && btrfs qgroup limit {self.limit} {path}"
 
     def execute(self, userns_of: UsernsOf) -> None:
         """Make it, then bound it."""
         parent = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            btrfs.create_subvolume(parent, self.name)
+            self._make(parent)
             made = os.open(self.name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
         finally:
             os.close(parent)
@@ -56,6 +59,16 @@ class MakeSubvolume:
             btrfs.limit_subvolume(made, self.limit)
         finally:
             os.close(made)
+
+    def _make(self, parent: int) -> None:
+        if self.origin is None:
+            btrfs.create_subvolume(parent, self.name)
+            return
+        origin = os.open(self.origin, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            btrfs.snapshot_subvolume(parent, self.name, origin, read_only=False)
+        finally:
+            os.close(origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,26 +100,25 @@ class MountImage:
 
 @dataclass(frozen=True, slots=True)
 class MakeUpper:
-    """The writable directories of the overlay, owned by the box's root, with a few first files in it.
+    """The writable directories of the overlay on a disk, with a few first files in the upper one.
 
-    `files` maps a path below the root to its content; parents are made 0755.
+    `files` maps a path below the root to its content; parents are made 0755. All of it is root's, as all of a box's
+    disk is owned by the ids that the box has inside: the mount of the disk shifts them.
     """
 
     kind: ClassVar[str] = "upper"
     upper: str
     work: str
-    owner: int
     files: Mapping[str, str]
 
     def describe(self) -> str:
         """As shell, without the content of the files."""
-        made = f"mkdir {shlex.quote(self.upper)} {shlex.quote(self.work)} && chown {self.owner}:{self.owner} …"
+        made = f"mkdir {shlex.quote(self.upper)} {shlex.quote(self.work)}"
         return f"{made} # with {', '.join(sorted(self.files))}" if self.files else made
 
     def execute(self, userns_of: UsernsOf) -> None:
         """Make them. The tree is not in any box yet, so its paths can be trusted."""
         os.mkdir(self.upper, 0o755)
-        os.chown(self.upper, self.owner, self.owner)
         os.mkdir(self.work, 0o700)
         made = {""}
         for name, content in self.files.items():
@@ -116,11 +128,9 @@ class MakeUpper:
                 if folder not in made:
                     made.add(folder)
                     os.mkdir(f"{self.upper}/{folder}", 0o755)
-                    os.chown(f"{self.upper}/{folder}", self.owner, self.owner)
             fd = os.open(f"{self.upper}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             try:
                 os.write(fd, content.encode())
-                os.fchown(fd, self.owner, self.owner)
             finally:
                 os.close(fd)
 
@@ -141,18 +151,52 @@ class BindLayer:
 
     def execute(self, userns_of: UsernsOf) -> None:
         """Copy the mount, map it, attach it."""
-        tree = syscalls.open_tree(self.source, syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
-        try:
-            wanted = syscalls.MOUNT_ATTR_IDMAP | syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NODEV
-            syscalls.mount_setattr(tree, attr_set=wanted, userns_fd=userns_of(self.id_base))
-            syscalls.move_mount(tree, self.target)
-        finally:
-            os.close(tree)
+        wanted = syscalls.MOUNT_ATTR_IDMAP | syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NODEV
+        _attach(self.source, self.target, wanted, userns_of(self.id_base))
+
+
+@dataclass(frozen=True, slots=True)
+class RenewWork:
+    """The overlay's own folder on a disk that was another box's. What that left in it forbids a second mount."""
+
+    kind: ClassVar[str] = "work"
+    work: str
+
+    def describe(self) -> str:
+        """As shell."""
+        return f"rm -r {shlex.quote(self.work)} && mkdir {shlex.quote(self.work)}"
+
+    def execute(self, userns_of: UsernsOf) -> None:
+        """Remove and make it. No box has ever seen what is below it."""
+        shutil.rmtree(self.work)
+        os.mkdir(self.work, 0o700)
+
+
+@dataclass(frozen=True, slots=True)
+class BindDisk:
+    """The box's disk, with its owners shifted into the box's id range: on the disk itself they are the same in every
+    box, so that a copy of it is the disk of another.
+    """
+
+    kind: ClassVar[str] = "disk"
+    source: str
+    target: str
+
+    def describe(self) -> str:
+        """As shell (util-linux 2.39 has the option)."""
+        return f"mount -o bind,nodev,X-mount.idmap=b:0:BOX:65536 {shlex.quote(self.source)} {shlex.quote(self.target)}"
+
+    def execute(self, userns_of: UsernsOf) -> None:
+        """Copy the mount, map it, attach it."""
+        _attach(self.source, self.target, syscalls.MOUNT_ATTR_IDMAP | syscalls.MOUNT_ATTR_NODEV, userns_of(0))
 
 
 @dataclass(frozen=True, slots=True)
 class MountOverlay:
-    """The box's root: `lowers` from the highest to the lowest, as names in `folder`, below a writable `upper`."""
+    """The box's root: `lowers` from the highest to the lowest, as names in `folder`, below a writable `upper`.
+
+    `owner` is the host id of the box's root.
+    """
 
     kind: ClassVar[str] = "overlay"
     target: str
@@ -160,6 +204,7 @@ class MountOverlay:
     lowers: tuple[str, ...]
     upper: str
     work: str
+    owner: int
 
     #: metacopy and redirect_dir leave marks in the upper directory that its next life as a layer could not be trusted
     #: with; index and xino are of use to NFS alone; volatile saves a sync of the disk at each unmount.
@@ -174,9 +219,14 @@ class MountOverlay:
         return f"cd {shlex.quote(self.folder)} && {mount}"
 
     def execute(self, userns_of: UsernsOf) -> None:
-        """Mount it. Relative names, since mount(2) takes one page of options."""
+        """Mount it. Relative names, since mount(2) takes one page of options.
+
+        The overlay works with the file-system ids of who mounts it, and those must be ids that the mount of the disk
+        knows: the box's root. The host's root is none of them, and would get a read-only overlay.
+        """
         os.chdir(self.folder)
-        syscalls.mount("overlay", self.target, "overlay", syscalls.MS_NODEV, self._data())
+        with syscalls.file_ids(self.owner):
+            syscalls.mount("overlay", self.target, "overlay", syscalls.MS_NODEV, self._data())
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +243,8 @@ class BindFile:
 
     def execute(self, userns_of: UsernsOf) -> None:
         """Copy the mount, attach it. The box cannot undo it: mounts from outside its user namespace are locked."""
-        tree = syscalls.open_tree(self.source, syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
-        try:
-            wanted = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
-            syscalls.mount_setattr(tree, attr_set=wanted)
-            syscalls.move_mount(tree, self.target)
-        finally:
-            os.close(tree)
+        wanted = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+        _attach(self.source, self.target, wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +265,19 @@ class Cover:
 
 
 _KINDS: Final[Mapping[str, type[Any]]] = {
-    step.kind: step for step in (MakeSubvolume, MountImage, MakeUpper, BindLayer, MountOverlay, BindFile, Cover)
+    step.kind: step
+    for step in (MakeSubvolume, MountImage, MakeUpper, RenewWork, BindDisk, BindLayer, MountOverlay, BindFile, Cover)
 }
+
+
+def _attach(source: str, target: str, attributes: int, userns: int = 0) -> None:
+    """A copy of the mount at `source`, with these attributes, at `target`."""
+    tree = syscalls.open_tree(source, syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
+    try:
+        syscalls.mount_setattr(tree, attr_set=attributes, userns_fd=userns)
+        syscalls.move_mount(tree, target)
+    finally:
+        os.close(tree)
 
 
 def pack(step: Step) -> dict[str, Any]:

@@ -16,15 +16,20 @@ from corral.runtime.rootfs.pool import copy_sparse
 STAGE = Stage(Path("/run/corral/x/stage"))
 
 
-def plan(layers: int = 2) -> list[steps.Step]:
+def plan(layers: int = 2, *, used: bool = False) -> list[steps.Step]:
     below = [Layer(str(number), Path(f"/images/{number}"), id_base=number * 65536) for number in range(layers)]
-    files = {"etc/hostname": "box\n"}
+    files = None if used else {"etc/hostname": "box\n"}
     return root_plan(STAGE, below, Path("/pool/box"), owner=7, files=files, binds={"/run/x": Path("/bin/guest")})
 
 
 def test_the_upper_is_made_first_and_binds_go_into_the_finished_root() -> None:
     kinds = [step.kind for step in plan()]
-    assert kinds == ["upper", "layer", "layer", "overlay", "file"]
+    assert kinds == ["upper", "disk", "layer", "layer", "overlay", "file"]
+
+
+def test_nothing_is_written_to_a_disk_that_was_a_boxs() -> None:
+    kinds = [step.kind for step in plan(used=True)]
+    assert kinds == ["work", "disk", "layer", "layer", "overlay", "file"]
 
 
 def test_the_highest_layer_comes_first_in_the_overlay() -> None:
@@ -48,7 +53,8 @@ def test_the_options_of_the_longest_plan_fit_into_one_page() -> None:
 
 
 def test_steps_survive_the_wire() -> None:
-    made = [*plan(), steps.MakeSubvolume("/pool", "box", 1), steps.MountImage("/a", "/b", "ext4")]
+    disks = [steps.MakeSubvolume("/pool", "box", 1, origin) for origin in (None, "/pool/.snapshots/one")]
+    made = [*plan(), *plan(used=True), *disks, steps.MountImage("/a", "/b", "ext4")]
     again = [steps.unpack(json.loads(json.dumps(steps.pack(step)))) for step in made]
     assert [step.describe() for step in again] == [step.describe() for step in made]
 

@@ -12,12 +12,13 @@ from corral.runtime.conformance.checks import (
     lists,
     output,
     ports,
+    snapshots,
     terminals,
 )
 from corral.runtime.conformance.suite import Check
 
 CHECKS: Final[tuple[Check, ...]] = tuple(
     check
-    for module in (boxes, executions, output, input_, terminals, files, lists, ports, deaths, isolation)
+    for module in (boxes, executions, output, input_, terminals, files, lists, ports, snapshots, deaths, isolation)
     for check in module.GROUP.checks
 )

@@ -1,0 +1,166 @@
+"""Promises about snapshots: what is in them, what begins as them, what outlives what."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from corral.runtime.conformance.suite import Bench, Group, expect, expect_equal, raises
+from corral.runtime.contract import BoxGone, BoxSpec, NoSuchSnapshot, SnapshotExists
+
+GROUP = Group()
+
+#: Everything that a disk can hold, made by the box's user.
+_MAKE = r"""
+set -e
+mkdir -p ~/tree/deep/er && cd ~/tree
+head -c 3000000 /dev/urandom > big && echo text > "odd name"
+ln big hard && ln -s ../tree/big soft && ln -s none dangling
+truncate -s 50M sparse && echo end >> sparse
+touch -d 2001-02-03T04:05:06.123456789 old && chmod 0640 old && chmod 2750 deep
+"""
+
+#: All of it as text: type, mode, owners, times, links, sizes and blocks, content.
+_LIST = r"""
+cd ~/tree && find . -printf '%p %y %m %u %g %T@ %n %s %l
+' | sort && find . -type f -exec sha256sum {} + | sort
+test big -ef hard && echo linked; test $(stat -c %b sparse) -lt 1000 && echo sparse
+"""
+
+
+@contextlib.asynccontextmanager
+async def snapshot_of(bench: Bench, box: str) -> AsyncIterator[str]:
+    """A snapshot for the length of the block."""
+    name = bench.new_id("snp")
+    copied = await bench.runtime.snapshot(box, name)
+    expect(copied.size >= 0, "its size is a number of bytes")
+    try:
+        yield name
+    finally:
+        await bench.runtime.forget_snapshot(name)
+
+
+def beginning_as(bench: Bench, name: str) -> BoxSpec:
+    """The spec of a new box whose disk begins as the snapshot."""
+    return replace(bench.spec(), origin=name)
+
+
+@GROUP.check
+async def a_snapshot_is_the_disk_to_the_byte(bench: Bench) -> None:
+    """A box that begins as a snapshot has the same files: content, links, holes, modes, owners and times."""
+    box = await bench.box()
+    made = await bench.sh(box, _MAKE)
+    expect_equal(made.result.exit_code, 0, f"making the tree: {made.stderr!r}")
+    listed = (await bench.sh(box, _LIST)).text
+    expect("linked\nsparse" in listed, "the tree has what it needs")
+    async with snapshot_of(bench, box) as name:
+        copy = (await bench.runtime.create(beginning_as(bench, name))).id
+        expect_equal((await bench.sh(copy, _LIST)).text, listed, "the tree in the copy")
+
+
+@GROUP.check
+async def copies_are_their_own(bench: Bench) -> None:
+    """What the box and its copies write after a snapshot is seen by none of the others, and not by later copies."""
+    box = await bench.box()
+    await bench.sh(box, "echo first > ~/file; echo gone > ~/removed; rm ~/removed; rm -rf ~/.cache")
+    async with snapshot_of(bench, box) as name:
+        await bench.sh(box, "echo second > ~/file")
+        one = (await bench.runtime.create(beginning_as(bench, name))).id
+        await bench.sh(one, "echo mine > ~/file; rm -rf ~/tree; touch ~/new")
+        two = (await bench.runtime.create(beginning_as(bench, name))).id
+        seen = [(await bench.sh(each, "cat ~/file; ls ~")).text.split() for each in (box, one, two)]
+        expect_equal([each[0] for each in seen], ["second", "mine", "first"], "the file in each")
+        expect("new" not in seen[2] and "removed" not in seen[2], "the later copy has nothing of the earlier one")
+
+
+@GROUP.check
+async def a_copy_is_another_box(bench: Bench) -> None:
+    """A box that begins as a snapshot has its own name and environment; no process of the first one runs in it."""
+    box = await bench.box(env={"WHOSE": "first"})
+    await bench.start_sh(box, "sleep 1000")
+    async with snapshot_of(bench, box) as name:
+        spec = replace(beginning_as(bench, name), hostname="another", env={"WHOSE": "second"})
+        copy = (await bench.runtime.create(spec)).id
+        said = (await bench.sh(copy, "echo $WHOSE; cat /etc/hostname 2>/dev/null; pgrep -x sleep")).text.split()
+        expect_equal(said[:1], ["second"], "its environment")
+        expect("first" not in said, "nothing of the first one's")
+
+
+@GROUP.check
+async def a_snapshot_outlives_its_box(bench: Bench) -> None:
+    """A snapshot stays when its box is destroyed; a copy stays when the snapshot is forgotten."""
+    box = await bench.box()
+    await bench.sh(box, "echo kept > ~/file")
+    async with snapshot_of(bench, box) as name:
+        await bench.runtime.destroy(box)
+        expect(name in await bench.runtime.snapshots(), "it is listed")
+        copy = (await bench.runtime.create(beginning_as(bench, name))).id
+    expect(name not in await bench.runtime.snapshots(), "it is listed no more")
+    expect_equal((await bench.sh(copy, "cat ~/file")).text, "kept", "the copy's file")
+    await bench.runtime.forget_snapshot(name)
+
+
+@GROUP.check
+async def a_busy_box_is_copied_and_goes_on(bench: Bench) -> None:
+    """A box that writes all the time is copied as of one moment, and goes on writing."""
+    box = await bench.box()
+    script = "cd ~; n=0; while :; do n=$((n+1)); echo $n >> first; echo $n >> second; done"
+    exec_id = await bench.start_sh(box, script)
+    await bench.clock.sleep(0.2)
+    async with snapshot_of(bench, box) as name:
+        size = int((await bench.sh(box, "stat -c %s ~/first")).text)
+        copy = (await bench.runtime.create(beginning_as(bench, name))).id
+        lines = (await bench.sh(copy, "cd ~; wc -l < first; wc -l < second; tail -n1 first")).text.split()
+        expect(0 <= int(lines[0]) - int(lines[1]) <= 1, f"both files are of one moment: {lines}")
+        expect_equal(lines[2], lines[0], "no line is lost")
+        later = int((await bench.sh(box, "sleep 0.2; stat -c %s ~/first")).text)
+        expect(later > size, "the box goes on")
+    await bench.runtime.signal(box, exec_id, 9)
+
+
+@GROUP.check
+async def a_snapshot_is_made_once(bench: Bench) -> None:
+    """A second snapshot of the name raises SnapshotExists and leaves the first alone, also when both come at once."""
+    box = await bench.box()
+    await bench.sh(box, "echo first > ~/file")
+    async with snapshot_of(bench, box) as name:
+        await bench.sh(box, "echo second > ~/file")
+        with raises(SnapshotExists, "snapshot again"):
+            await bench.runtime.snapshot(box, name)
+        copy = (await bench.runtime.create(beginning_as(bench, name))).id
+        expect_equal((await bench.sh(copy, "cat ~/file")).text, "first", "the first snapshot")
+    twice = bench.new_id("snp")
+    both = await asyncio.gather(*(bench.runtime.snapshot(box, twice) for _ in range(2)), return_exceptions=True)
+    await bench.runtime.forget_snapshot(twice)
+    expect_equal(sum(isinstance(each, SnapshotExists) for each in both), 1, "one of both was told")
+
+
+@GROUP.check
+async def what_is_not_there_is_told(bench: Bench) -> None:
+    """A snapshot of no box raises BoxGone; a box of no snapshot raises NoSuchSnapshot and is not there."""
+    with raises(BoxGone, "snapshot of no box"):
+        await bench.runtime.snapshot("dbx_none", "snp_none")
+    spec = beginning_as(bench, "snp_none")
+    with raises(NoSuchSnapshot, "a box of no snapshot"):
+        await bench.runtime.create(spec)
+    with raises(BoxGone, "inspect"):
+        await bench.runtime.inspect(spec.id)
+
+
+@GROUP.check
+async def snapshots_of_snapshots_have_all(bench: Bench) -> None:
+    """Each of a row of snapshots, of a box that began as the one before, has all that was written up to it."""
+    box, names = await bench.box(), list[str]()
+    try:
+        for level in range(6):
+            await bench.sh(box, f"echo {level} >> ~/levels; rm -f ~/old; touch ~/old{level}")
+            names.append(bench.new_id("snp"))
+            await bench.runtime.snapshot(box, names[-1])
+            box = (await bench.runtime.create(beginning_as(bench, names[-1]))).id
+        said = (await bench.sh(box, "cat ~/levels; ls ~ | grep -c old")).text.split()
+        expect_equal(said, [*"012345", "6"], "the last one's files")
+    finally:
+        for name in names:
+            await bench.runtime.forget_snapshot(name)

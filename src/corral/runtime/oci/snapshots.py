@@ -1,0 +1,89 @@
+"""Copies of boxes' disks, made while the boxes stand still for a moment.
+
+Owns the folder of marks of boxes that stand still. Must not know what is on a disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from corral.core.clock import Clock
+from corral.runtime.cgroup.layout import Layout
+from corral.runtime.contract import BoxGone, Copied, NoSuchSnapshot, SnapshotExists
+from corral.runtime.oci.faults import refused
+from corral.runtime.oci.settings import Places
+from corral.runtime.rootfs.pool import DiskPool
+
+
+class Snapshots:
+    """Snapshots of one data folder's boxes. Calls block for some writing to the disk: use a worker thread."""
+
+    def __init__(self, places: Places, layout: Layout, pool: DiskPool, clock: Clock) -> None:
+        self._places = places
+        self._layout = layout
+        self._pool = pool
+        self._clock = clock
+
+    def open(self) -> None:
+        """Let go on whatever a killed server left standing still."""
+        self._places.frozen.mkdir(mode=0o700, exist_ok=True)
+        for mark in self._places.frozen.iterdir():
+            self._places.group(self._layout, mark.name).thaw()
+            mark.unlink()
+
+    def take(self, handle: str, name: str) -> Copied:
+        """Copy the disk of the box. Raises SnapshotExists, BoxGone, HostExhausted, HostUnfit."""
+        if (self._pool.snapshots / name).exists():
+            raise _exists(name)
+        try:
+            # Most of what has to be written is written while the box goes on.
+            self._pool.flush(handle, name)
+            size = self._pool.used(handle)
+            began = self._clock.monotonic()
+            with self._standing_still(handle):
+                self._pool.snapshot(handle, name)
+            return Copied(size, (self._clock.monotonic() - began) * 1e3)
+        except FileNotFoundError as error:
+            message = f"cannot snapshot box: {handle} has no disk"
+            raise BoxGone(message) from error
+        except FileExistsError as error:
+            raise _exists(name) from error
+        except OSError as error:
+            raise refused("snapshot box", error.errno or 0, str(error)) from error
+
+    def require(self, name: str) -> None:
+        """Raise NoSuchSnapshot when there is none of this name."""
+        if not (self._pool.snapshots / name).exists():
+            message = f"cannot use snapshot {name}: there is none"
+            raise NoSuchSnapshot(message)
+
+    def forget(self, name: str) -> None:
+        """Remove one; one that is not there is fine. Raises HostUnfit."""
+        try:
+            self._pool.delete_snapshot(name)
+        except OSError as error:
+            raise refused(f"remove snapshot {name}", error.errno or 0, str(error)) from error
+
+    def names(self) -> list[str]:
+        """All of them; those that are being made have a dot in front and are none."""
+        return sorted(path.name for path in self._pool.snapshots.glob("[!.]*"))
+
+    @contextlib.contextmanager
+    def _standing_still(self, handle: str) -> Iterator[None]:
+        group, mark = self._places.group(self._layout, handle), self._places.frozen / handle
+        if not group.can_freeze or not group.exists():
+            # Its processes have ended, or the host cannot: the copy is of one moment all the same.
+            yield
+            return
+        mark.touch()
+        try:
+            group.freeze()
+            yield
+        finally:
+            group.thaw()
+            mark.unlink(missing_ok=True)
+
+
+def _exists(name: str) -> SnapshotExists:
+    return SnapshotExists(f"cannot make snapshot {name}: there is one already")
