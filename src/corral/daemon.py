@@ -33,10 +33,11 @@ from corral.core.tasks import TaskOwner
 from corral.devboxes import deadlines, service
 from corral.devboxes.controller import Controller
 from corral.devboxes.followers import Followers
-from corral.devboxes.lifecycle import Images, Lifecycle, Rules
+from corral.devboxes.lifecycle import Lifecycle, Rules
 from corral.devboxes.vitals import Vitals
 from corral.identity.service import Identity
 from corral.images import service as images
+from corral.images.snapshots import Images, SnapshotController, SnapshotRules, Snapshots, Sources
 from corral.runtime.contract import MIB, BoxGone, HostUnfit, Layer, Runtime
 from corral.runtime.fake import FakeHost, FakeRuntime
 from corral.runtime.oci.driver import OciRuntime
@@ -136,11 +137,8 @@ class Daemon:
         lock = FolderLock(settings.data)
         lock.acquire()
         undo.callback(lock.release)
-        database = engine.open_sqlite(settings.data / "corral.db", settings.durability)
-        await asyncio.to_thread(migrate.upgrade, database)
         feed = events.Feed()
-        store = self.make_store(database, feed)
-        undo.push_async_callback(store.close)
+        store = await self._open_store(undo, feed)
         runtime, available = await self._start_runtime(undo)
 
         ids, vitals = Ids(clock), Vitals(clock)
@@ -149,7 +147,8 @@ class Daemon:
         followers = Followers(store, runtime, vitals, clock=clock, ids=ids, output_limit=settings.output_limit)
         undo.push_async_callback(followers.close)
         await followers.resume()
-        lifecycle = Lifecycle(store, runtime, available, followers, vitals, clock=clock, rules=self._rules())
+        sources = Sources(store, available)
+        lifecycle = Lifecycle(store, runtime, sources, followers, vitals, clock=clock, rules=self._rules())
         controller = Controller(
             store,
             feed,
@@ -171,11 +170,15 @@ class Daemon:
             runtime, executions, followers, vitals, clock=clock, idle_s=settings.session_idle_s
         )
         owner.spawn(sessions.run(), name="sessions")
+        devboxes = service.Devboxes(store, feed, runtime, executions, vitals, SnapshotRules(), clock=clock, ids=ids)
+        copies = SnapshotController(store, feed, runtime, clock=clock, at_once=settings.starts_at_once)
+        copying = owner.spawn(copies.run(), name="snapshots")
         gate = app.build(
             store=store,
             clock=clock,
             identity=identity,
-            devboxes=service.Devboxes(store, feed, runtime, executions, vitals, clock=clock, ids=ids),
+            devboxes=devboxes,
+            snapshots=Snapshots(store, feed, devboxes, sources, clock=clock, ids=ids),
             executions=executions,
             files=service.Files(store, runtime, vitals),
             sessions=sessions,
@@ -187,7 +190,14 @@ class Daemon:
         undo.push_async_callback(listener.stop, settings.shutdown_grace_s)
         await listener.start()
         self._greet(key)
-        return [controlling, owner.spawn(listener.wait(), name="listener")]
+        return [controlling, copying, owner.spawn(listener.wait(), name="listener")]
+
+    async def _open_store(self, undo: contextlib.AsyncExitStack, feed: events.Feed) -> Store:
+        database = engine.open_sqlite(self.settings.data / "corral.db", self.settings.durability)
+        await asyncio.to_thread(migrate.upgrade, database)
+        store = self.make_store(database, feed)
+        undo.push_async_callback(store.close)
+        return store
 
     async def _start_runtime(self, undo: contextlib.AsyncExitStack) -> tuple[Runtime, Images]:
         runtime, available = self.make_runtime(undo)

@@ -25,6 +25,8 @@ from corral.devboxes.routes import DevboxRoutes, FileRoutes
 from corral.http.hold import Drain
 from corral.identity.routes import IdentityRoutes
 from corral.identity.service import Identity
+from corral.images.snapshot_routes import SnapshotRoutes
+from corral.images.snapshots import Snapshots
 
 
 class _Inner(FastAPI):
@@ -40,6 +42,7 @@ def build(
     clock: Clock,
     identity: Identity,
     devboxes: service.Devboxes,
+    snapshots: Snapshots,
     executions: service.Executions,
     files: service.Files,
     sessions: service.Sessions,
@@ -57,6 +60,7 @@ def build(
         devboxes=DevboxRoutes(devboxes, architecture=architecture),
         executions=ExecutionRoutes(executions, sessions),
         files=FileRoutes(files),
+        snapshots=SnapshotRoutes(snapshots),
         ptys=PtyRoutes(devboxes, executions, sessions, tunnels),
     )
     offered = [*table.rows(handlers)]

@@ -26,23 +26,6 @@ _ROUTES: Final[tuple[tuple[Resource, str, str], ...]] = (
         """,
     ),
     (
-        Resource.SNAPSHOTS,
-        "disk snapshots",
-        """
-        POST /v1/devboxes/{id}/snapshot_disk
-        POST /v1/devboxes/{id}/snapshot_disk_async
-        GET /v1/devboxes/disk_snapshots
-        GET /v1/devboxes/disk_snapshots/list_public
-        POST /v1/devboxes/disk_snapshots/{id}
-        POST /v1/devboxes/disk_snapshots/{id}/delete
-        GET /v1/devboxes/disk_snapshots/{id}/status
-        GET /v1/devboxes/disk_snapshots/metadata/keys
-        GET /v1/devboxes/disk_snapshots/metadata/keys/{key}/values
-        GET /v1/devboxes/disk_snapshots/public/metadata/keys
-        GET /v1/devboxes/disk_snapshots/public/metadata/keys/{key}/values
-        """,
-    ),
-    (
         Resource.BLUEPRINTS,
         "blueprints",
         """

@@ -28,6 +28,7 @@ _WORDS: Final = {
     403: "The key has no right to this.",
     404: "There is no such object.",
     408: "It has not happened yet: ask again.",
+    409: "Something else is under way that must end first.",
     413: "Too large.",
     429: "A limit of the host is reached.",
     500: "An error in Corral.",

@@ -19,10 +19,14 @@ from corral.http.model import View
 from corral.identity import wire as identity_wire
 from corral.identity.model import Need, Resource, Scope
 from corral.identity.routes import IdentityRoutes
+from corral.images import wire as images_wire
+from corral.images.snapshot_routes import SnapshotRoutes
 
 PUBLIC: Final = Need(None)
 READ: Final = Need(Resource.DEVBOXES, Scope.READ)
 WRITE: Final = Need(Resource.DEVBOXES, Scope.WRITE)
+SNAPSHOT_READ: Final = Need(Resource.SNAPSHOTS, Scope.READ)
+SNAPSHOT_WRITE: Final = Need(Resource.SNAPSHOTS, Scope.WRITE)
 ACCOUNT_READ: Final = Need(Resource.ACCOUNT, Scope.READ)
 ACCOUNT_WRITE: Final = Need(Resource.ACCOUNT, Scope.WRITE)
 
@@ -33,6 +37,7 @@ CREATE_LIMIT: Final = 16 * MIB
 
 _DEVBOX: Final = "/v1/devboxes/{devbox_id}"
 _EXECUTION: Final = "/v1/devboxes/{devbox_id}/executions/{execution_id}"
+_SNAPSHOTS: Final = "/v1/devboxes/disk_snapshots"
 _PAGE: Final = ("limit", "starting_after", "include_total_count")
 _JSON: Final = Intake.JSON
 
@@ -47,11 +52,13 @@ class Handlers:
     executions: ExecutionRoutes
     files: FileRoutes
     ptys: PtyRoutes
+    snapshots: SnapshotRoutes
 
 
 def rows(on: Handlers) -> Iterator[Route]:
     """The table."""
     yield from _executions(on.executions)
+    yield from _snapshots(on.snapshots)  # before the routes of one devbox, which would take their paths
     yield from _devboxes(on.devboxes)
     yield from _files(on.files)
     yield from _ptys(on.ptys)
@@ -121,7 +128,7 @@ def _devboxes(on: DevboxRoutes) -> Iterator[Route]:
         "answers": view,
         "replay": True,
         "body_limit": CREATE_LIMIT,
-        "errors": (429, 501, 503),
+        "errors": (404, 429, 501, 503),
     }
     yield _post("/v1/devboxes", on.create, WRITE, "create devbox", **create)
     yield _post("/v1/devboxes/create_and_await_running", on.create_and_await_running, WRITE, "create devbox", **create)
@@ -155,12 +162,35 @@ def _devboxes(on: DevboxRoutes) -> Iterator[Route]:
         "shut down devbox",
         answers=view,
         query=("force",),
-        errors=(404,),
+        errors=(404, 409),
     )
     yield _post(f"{_DEVBOX}/keep_alive", on.keep_alive, WRITE, "keep devbox alive", answers=dict, errors=(404,))
     yield _get(f"{_DEVBOX}/usage", on.usage, READ, "show usage", answers=views.UsageView, errors=(404,))
     one = ("execution_id", "shell_name")
     yield _get(f"{_DEVBOX}/logs", on.logs, READ, "show logs", answers=views.LogListView, query=one, errors=(404,))
+
+
+def _snapshots(on: SnapshotRoutes) -> Iterator[Route]:
+    view, keys, values = images_wire.SnapshotView, images_wire.SnapshotKeysView, images_wire.SnapshotValuesView
+    copy: dict[str, Any] = {"answers": view, "replay": True, "errors": (404, 408)}
+    yield _post(f"{_DEVBOX}/snapshot_disk", on.take, SNAPSHOT_WRITE, "snapshot devbox", **copy)
+    yield _post(f"{_DEVBOX}/snapshot_disk_async", on.take_async, SNAPSHOT_WRITE, "snapshot devbox", **copy)
+    filters = ("devbox_id", "source_blueprint_id", "metadata[", *_PAGE)
+    pages: dict[str, Any] = {"answers": images_wire.SnapshotListView, "query": filters}
+    yield _get(_SNAPSHOTS, on.list, SNAPSHOT_READ, "list snapshots", **pages)
+    yield _get(f"{_SNAPSHOTS}/list_public", on.list_public, SNAPSHOT_READ, "list snapshots", **pages)
+    for where, list_keys, list_values in (
+        ("", on.metadata_keys, on.metadata_values),
+        ("/public", on.public_metadata_keys, on.public_metadata_values),
+    ):
+        path = f"{_SNAPSHOTS}{where}/metadata/keys"
+        yield _get(path, list_keys, SNAPSHOT_READ, "list metadata keys", answers=keys)
+        yield _get(f"{path}/{{key}}/values", list_values, SNAPSHOT_READ, "list metadata values", answers=values)
+    one = f"{_SNAPSHOTS}/{{snapshot_id}}"
+    status = images_wire.SnapshotStatusView
+    yield _get(f"{one}/status", on.status, SNAPSHOT_READ, "show snapshot", answers=status, errors=(404,))
+    yield _post(one, on.update, SNAPSHOT_WRITE, "update snapshot", answers=view, errors=(404,))
+    yield _post(f"{one}/delete", on.delete, SNAPSHOT_WRITE, "delete snapshot", answers=dict, errors=(404, 409))
 
 
 def _files(on: FileRoutes) -> Iterator[Route]:

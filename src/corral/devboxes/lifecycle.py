@@ -28,6 +28,7 @@ from corral.runtime.contract import (
     BoxUnresponsive,
     HostUnfit,
     Layer,
+    NoSuchSnapshot,
     Runtime,
     RuntimeFailure,
 )
@@ -45,8 +46,8 @@ _PROVISIONING: Final = frozenset({Observed.PROVISIONING})
 _INITIALIZING: Final = frozenset({Observed.INITIALIZING})
 
 
-class Image(Protocol):
-    """What a box needs of an image."""
+class Source(Protocol):
+    """What a box begins as."""
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -56,12 +57,16 @@ class Image(Protocol):
     def env(self) -> Mapping[str, str]:
         """Variables that every box of it gets, unless the devbox sets them."""
 
+    @property
+    def origin(self) -> str | None:
+        """The snapshot that its disk begins as."""
 
-class Images(Protocol):
-    """Where images come from."""
 
-    def resolve(self, name: str | None = None) -> Image:
-        """The image of this name, the default one for None. Raises errors.CorralError when there is none."""
+class Sources(Protocol):
+    """Where boxes come from."""
+
+    async def find(self, devbox: Devbox) -> Source:
+        """What the devbox's box begins as. Raises errors.CorralError when it is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,7 @@ class Lifecycle:
         self,
         store: Store,
         runtime: Runtime,
-        images: Images,
+        sources: Sources,
         followers: Followers,
         vitals: Vitals,
         *,
@@ -90,7 +95,7 @@ class Lifecycle:
     ) -> None:
         self._store = store
         self._runtime = runtime
-        self._images = images
+        self._sources = sources
         self._followers = followers
         self._vitals = vitals
         self._clock = clock
@@ -124,13 +129,13 @@ class Lifecycle:
 
     async def _provision(self, devbox: Devbox) -> float | None:
         try:
-            image = self._images.resolve(devbox.request.image)
+            source = await self._sources.find(devbox)
         except errors.CorralError as problem:
             return await self._end(devbox, Reason.START_FAILED, problem.message)
         try:
             async with self._starts:
-                await self._make_box(devbox, image)
-        except HostUnfit as problem:
+                await self._make_box(devbox, source)
+        except (HostUnfit, NoSuchSnapshot) as problem:
             return await self._end(devbox, Reason.START_FAILED, faults.to_error(problem).message)
         except RuntimeFailure as problem:
             self._troubles[devbox.id] = problem.message  # what the failure says if no later try succeeds in time
@@ -142,16 +147,17 @@ class Lifecycle:
         initializing = await self._move(devbox, _PROVISIONING, _TO_INITIALIZING)
         return await self._initialize(initializing) if initializing is not None else None
 
-    async def _make_box(self, devbox: Devbox, image: Image) -> None:
+    async def _make_box(self, devbox: Devbox, source: Source) -> None:
         """Make the box, or keep the one that was made for this row before a restart."""
         request = devbox.request
         spec = BoxSpec(
             id=devbox.id,
-            layers=image.layers,
+            layers=source.layers,
             hostname=devbox.id.replace("_", "-").lower()[:_MAX_HOSTNAME],
             limits=request.limits,
             user=request.user,
-            env={**image.env, **request.env},
+            env={**source.env, **request.env},
+            origin=source.origin,
         )
         due = self._deadline(devbox)
         async with asyncio.timeout(max(1.0, due.left_s) if due is not None else None):

@@ -71,6 +71,7 @@ class DevboxRequest:
     limits: Limits = field(default_factory=Limits)
     user: User = field(default_factory=User)
     image: str | None = None  #: None is the default image
+    snapshot_id: str | None = None  #: whose disk it begins as, and whose image it has then
     launch_commands: tuple[str, ...] = ()
     entrypoint: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)  #: path -> text, written before the launch commands

@@ -50,6 +50,7 @@ def request(body: wire.CreateBody, *, architecture: str) -> DevboxRequest:
 
     Raises errors.Invalid with the field and the rule, errors.NotOffered with the field.
     """
+    _check_origin(body)
     refuse_later(body)
     if body.blueprint_name is not None:
         raise _invalid("blueprint_name", f"there is no blueprint {body.blueprint_name[:100]!r}")
@@ -62,6 +63,7 @@ def request(body: wire.CreateBody, *, architecture: str) -> DevboxRequest:
         env=_environment(body.environment_variables or {}),
         limits=_limits(parameters),
         user=_user(parameters.user_parameters),
+        snapshot_id=body.snapshot_id,
         launch_commands=tuple(parameters.launch_commands or ()),
         entrypoint=body.entrypoint,
         files=_files(body),
@@ -71,6 +73,12 @@ def request(body: wire.CreateBody, *, architecture: str) -> DevboxRequest:
     )
 
 
+def _check_origin(body: wire.CreateBody) -> None:
+    given = [name for name in ("blueprint_id", "blueprint_name", "snapshot_id") if getattr(body, name) is not None]
+    if len(given) > 1:
+        raise _invalid(given[1], f"must not be given beside {given[0]}: a devbox begins as one of both")
+
+
 def refuse_later(body: wire.CreateBody) -> None:
     """Raise errors.NotOffered for the first field that asks for what this server does not offer."""
     for field in _later(body):
@@ -78,7 +86,7 @@ def refuse_later(body: wire.CreateBody) -> None:
 
 
 def _later(body: wire.CreateBody) -> Iterator[str]:
-    for name in ("blueprint_id", "snapshot_id", "tunnel", "repo_connection_id"):
+    for name in ("blueprint_id", "tunnel", "repo_connection_id"):
         if getattr(body, name) is not None:
             yield name
     for name in ("code_mounts", "secrets", "gateways", "mcp"):

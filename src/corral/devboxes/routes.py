@@ -117,7 +117,7 @@ class DevboxRoutes:
         force: Annotated[bool, Query(description="Also while snapshots are made.")] = False,  # noqa: FBT002
     ) -> views.DevboxView:
         """End the devbox for good, in any state. Answers with `shutdown` at once; repeating it is harmless."""
-        return views.devbox_view(await self._devboxes.shutdown(params.account_id(request), devbox_id))
+        return views.devbox_view(await self._devboxes.shutdown(params.account_id(request), devbox_id, force=force))
 
     async def keep_alive(self, request: Request, devbox_id: DevboxId, body: Nothing) -> dict[str, Any]:
         """Count this moment as activity for the idle policy."""

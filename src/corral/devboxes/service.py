@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import sqlalchemy as sa
 
@@ -50,6 +50,16 @@ _LOGGED_EXECUTIONS: Final = 1000
 _BY_API: Final = rows.Step((Observed.SHUTDOWN,), Reason.API_SHUTDOWN, desired=Desired.SHUTDOWN)
 
 
+class Snapshots(Protocol):
+    """What devboxes have to know of snapshots. Each call runs in the transaction of its caller."""
+
+    def require(self, connection: sa.Connection, account_id: str, snapshot_id: str) -> None:
+        """Raise errors.CorralError unless the account's devboxes can begin as it."""
+
+    def in_progress(self, connection: sa.Connection, devbox_id: str) -> bool:
+        """Whether the devbox is about to be copied."""
+
+
 class Devboxes:
     """See the methods. All raise errors.NotFound for what is not the account's."""
 
@@ -60,6 +70,7 @@ class Devboxes:
         runtime: contract.Runtime,
         executions: Executions,
         vitals: Vitals,
+        snapshots: Snapshots,
         *,
         clock: Clock,
         ids: Ids,
@@ -69,6 +80,7 @@ class Devboxes:
         self._runtime = runtime
         self._executions = executions
         self._vitals = vitals
+        self._snapshots = snapshots
         self._clock = clock
         self._ids = ids
 
@@ -82,10 +94,13 @@ class Devboxes:
         """Record the wish for a devbox and return it, provisioning. Once this returns, the devbox is not forgotten.
 
         `also` is called in the same transaction: what it writes is there if, and only if, the devbox is.
+        Raises errors.NotFound, errors.WrongState when it cannot begin as the snapshot that it names.
         """
         devbox_id = self._ids.new("dbx")
 
         def insert(connection: sa.Connection) -> Devbox:
+            if request.snapshot_id is not None:
+                self._snapshots.require(connection, account_id, request.snapshot_id)
             devbox = rows.insert(connection, devbox_id, account_id, request, self._clock.now_ms())
             if also is not None:
                 also(connection, devbox)
@@ -156,17 +171,27 @@ class Devboxes:
                     )
                 await wake.wait(min(left, _LOOK_AGAIN_S), since=seen)
 
-    async def shutdown(self, account_id: str, devbox_id: str) -> Devbox:
+    async def shutdown(self, account_id: str, devbox_id: str, *, force: bool = False) -> Devbox:
         """End the devbox: it is shutdown when this returns, in whatever state it was; its box is removed soon after.
 
         Idempotent; one that has ended already is returned as it is.
+        Raises errors.Conflict while it is being copied, for less than a second, unless `force`.
         """
 
         def end(connection: sa.Connection) -> Devbox:
             devbox = rows.get(connection, account_id, devbox_id)
+            if not force and self._snapshots.in_progress(connection, devbox_id):
+                raise errors.Conflict(
+                    f"cannot shut down devbox {devbox_id}: a snapshot of it is being made; "
+                    "try again, or use force=true"
+                )
             return rows.transition(connection, devbox_id, rows.LIVE, _BY_API, self._clock.now_ms()) or devbox
 
         return await self._store.write(end)
+
+    def require_running(self, connection: sa.Connection, account_id: str, devbox_id: str, verb: str) -> None:
+        """In the caller's transaction: raise errors.WrongState `cannot <verb> devbox …` unless it runs."""
+        rows.require_running(connection, account_id, devbox_id, verb)
 
     async def keep_alive(self, account_id: str, devbox_id: str) -> None:
         """Count as activity for the idle timer. Raises errors.WrongState when the devbox is not running."""

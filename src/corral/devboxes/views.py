@@ -30,6 +30,7 @@ class DevboxView(View):
     end_time_ms: int | None = None
     name: str | None = None
     metadata: dict[str, str]
+    snapshot_id: str | None = None
     capabilities: list[str]
     launch_parameters: dict[str, object]
     state_transitions: list[TransitionView]
@@ -253,6 +254,7 @@ def devbox_view(devbox: model.Devbox) -> DevboxView:
         end_time_ms=devbox.ended_at_ms,
         name=devbox.request.name or None,
         metadata=dict(devbox.request.metadata),
+        snapshot_id=devbox.request.snapshot_id,
         capabilities=[],
         launch_parameters=dict(devbox.request.launch_parameters),
         state_transitions=[

@@ -23,6 +23,7 @@ METADATA_ENTRIES: Final = 256
 METADATA_VALUE_CHARS: Final = 4096
 
 DEVBOX_ID: Final = r"^dbx_[0-9A-Za-z]{21}$"
+SNAPSHOT_ID: Final = r"^snp_[0-9A-Za-z]{21}$"
 EXECUTION_ID: Final = r"^[0-9A-Za-z_-]{1,64}$"
 
 SESSION_NAME: Final = r"^[0-9A-Za-z_-]{1,256}$"
@@ -237,7 +238,7 @@ class CreateBody(Body):
     code_mounts: list[CodeMountParameters] | None = None
     blueprint_id: str | None = None
     blueprint_name: str | None = None
-    snapshot_id: str | None = None
+    snapshot_id: Annotated[str, Field(pattern=SNAPSHOT_ID)] | None = None
     secrets: dict[str, str] | None = None
     gateways: dict[str, GatewaySpec] | None = None
     mcp: dict[str, McpSpec] | None = None

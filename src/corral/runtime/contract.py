@@ -113,10 +113,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """A snapshot that was made: `size` of the box's disk in bytes, and for how long the box stood still."""
+    """A snapshot that was made: `size` of the box's disk in bytes, and for how long the box stood still.
+
+    `layers` are the box's: those that a box which begins as the snapshot must have.
+    """
 
     size: int
     still_ms: float
+    layers: tuple[Layer, ...]
 
 
 # ---------------------------------------------------------------- executions

@@ -32,6 +32,7 @@ from corral.devboxes.service import Devboxes, Executions, Files, PtyTunnels, Ses
 from corral.devboxes.vitals import Vitals
 from corral.identity.service import Identity
 from corral.identity.tables import ACCOUNTS, API_KEYS
+from corral.images.snapshots import SnapshotController, SnapshotRules, Snapshots, Sources
 from corral.runtime.contract import MIB, Layer
 from corral.runtime.fake import FakeHost, FakeRuntime
 from tests.harness.server import free_port
@@ -116,7 +117,8 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
     executions = Executions(store, runtime, followers, vitals, clock)
     sessions = Sessions(runtime, executions, followers, vitals, clock=clock, idle_s=3600)
     rules = Rules(limits=Limits(provisioning_s=30, initializing_s=30), starts_at_once=8, stops_at_once=8)
-    lifecycle = Lifecycle(store, runtime, NoImage(), followers, vitals, clock=clock, rules=rules)
+    sources = Sources(store, NoImage())
+    lifecycle = Lifecycle(store, runtime, sources, followers, vitals, clock=clock, rules=rules)
     controller = Controller(
         store,
         feed,
@@ -135,11 +137,14 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
     async def health() -> list[str]:
         return reasons
 
+    devboxes = Devboxes(store, feed, runtime, executions, vitals, SnapshotRules(), clock=clock, ids=ids)
+    copies = SnapshotController(store, feed, runtime, clock=clock, at_once=4)
     gate = app.build(
         store=store,
         clock=clock,
         identity=identity,
-        devboxes=Devboxes(store, feed, runtime, executions, vitals, clock=clock, ids=ids),
+        devboxes=devboxes,
+        snapshots=Snapshots(store, feed, devboxes, sources, clock=clock, ids=ids),
         executions=executions,
         files=Files(store, runtime, vitals),
         sessions=sessions,
@@ -150,7 +155,7 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
     port = free_port()
     listener = serve.Listener(gate, "127.0.0.1", port)
     url = f"http://127.0.0.1:{port}"
-    working = asyncio.create_task(controller.run())
+    working = asyncio.gather(controller.run(), copies.run())
     await listener.start()
     try:
         async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30) as client:

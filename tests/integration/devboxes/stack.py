@@ -22,9 +22,10 @@ from corral.daemon import NoImages
 from corral.devboxes import deadlines, service
 from corral.devboxes.controller import Controller
 from corral.devboxes.followers import Followers
-from corral.devboxes.lifecycle import Images, Lifecycle, Rules
+from corral.devboxes.lifecycle import Lifecycle, Rules
 from corral.devboxes.model import Devbox, DevboxRequest, Execution, ExecutionStatus, Observed
 from corral.devboxes.vitals import Vitals
+from corral.images.snapshots import Images, SnapshotController, SnapshotRules, Snapshots, Sources
 from corral.runtime.contract import MIB, Runtime, Stream
 from corral.runtime.fake import FakeHost, FakeRuntime
 
@@ -61,8 +62,9 @@ class Stack:
         ids, self.vitals = Ids(self.clock), Vitals(self.clock)
         self.followers = Followers(self.store, self.runtime, self.vitals, clock=self.clock, ids=ids, output_limit=MIB)
         await self.followers.resume()
+        sources = Sources(self.store, self.images)
         lifecycle = Lifecycle(
-            self.store, self.runtime, self.images, self.followers, self.vitals, clock=self.clock, rules=self.rules
+            self.store, self.runtime, sources, self.followers, self.vitals, clock=self.clock, rules=self.rules
         )
         self.controller = Controller(
             self.store, self.feed, self.runtime, lifecycle, self.vitals, alerts_s=self.alerts_s,
@@ -71,15 +73,25 @@ class Stack:
         self.executions = service.Executions(self.store, self.runtime, self.followers, self.vitals, self.clock)
         self.files = service.Files(self.store, self.runtime, self.vitals)
         self.devboxes = service.Devboxes(
-            self.store, self.feed, self.runtime, self.executions, self.vitals, clock=self.clock, ids=ids
+            self.store,
+            self.feed,
+            self.runtime,
+            self.executions,
+            self.vitals,
+            SnapshotRules(),
+            clock=self.clock,
+            ids=ids,
         )
-        self._task = asyncio.ensure_future(self.controller.run() if control else asyncio.Event().wait())
+        self.snapshots = Snapshots(self.store, self.feed, self.devboxes, sources, clock=self.clock, ids=ids)
+        self.copies = SnapshotController(self.store, self.feed, self.runtime, clock=self.clock, at_once=4)
+        self._tasks = [asyncio.ensure_future(each.run()) for each in (self.controller, self.copies) if control]
         return self
 
     async def stop(self) -> None:
         """End as the daemon does."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.followers.close()
         await self.runtime.close()
         await self.store.close()

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 
 from corral.core import errors
 from corral.devboxes import deadlines, rows
-from corral.devboxes.lifecycle import Image
 from corral.devboxes.model import Desired, DevboxRequest, Observed, Reason
+from corral.images.snapshots import Image
 from corral.runtime.contract import (
     BoxSpec,
     BoxUnresponsive,

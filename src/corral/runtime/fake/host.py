@@ -182,7 +182,7 @@ class FakeHost:
                 _copy_tree(box.tree.root, self._snapshots / name)
             finally:
                 _signal(pids, signals.SIGCONT)
-            return Copied(disk_bytes(box.tree.root), 0.0)
+            return Copied(disk_bytes(box.tree.root), 0.0, box.spec.layers)
 
     def forget_snapshot(self, name: str) -> None:
         """Remove a snapshot; nothing when there is none."""

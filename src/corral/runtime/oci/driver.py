@@ -171,9 +171,8 @@ class OciRuntime(Runtime):
     async def snapshot(self, box_id: str, name: str) -> Copied:
         _check_id(name)
         async with self._locked(box_id):
-            self._host.look(box_id)
-            handle = self._host.handle(box_id)
-            return await settled(asyncio.to_thread(self._host.snapshots.take, handle, name))
+            box = self._host.recorded(box_id)
+            return await settled(asyncio.to_thread(self._host.snapshots.take, box, name))
 
     async def forget_snapshot(self, name: str) -> None:
         if spools.ID_PATTERN.fullmatch(name):

@@ -251,10 +251,13 @@ class Host:
             return Box(box_id, BoxStatus.DEAD, reason=self.reason(found, None))
         return Box(box_id, BoxStatus.DEAD)
 
-    def handle(self, box_id: str) -> str:
-        """What a box is called on the host."""
-        found = record.read(self.places.box(box_id))
-        return found.handle if found is not None else box_id
+    def recorded(self, box_id: str) -> record.Record:
+        """The record of a box, dead or alive. Raises BoxGone."""
+        found = record.read(self.places.box(box_id)) if ID_PATTERN.fullmatch(box_id) else None
+        if found is None:
+            message = f"cannot find box {box_id[:128]!r}: there is none"
+            raise BoxGone(message)
+        return found
 
     async def make(self, spec: BoxSpec) -> Living:
         """Make a box up to a running process 1, whose guest was not asked yet. What is half-made is left to `remove`.

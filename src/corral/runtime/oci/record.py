@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from corral.runtime.contract import BoxSpec, Limits, User
+from corral.runtime.contract import BoxSpec, Layer, Limits, User
 
 NAME: Final = "box.json"
 #: Field 22 of /proc/<pid>/stat, counted from behind the name, which may hold anything.
@@ -34,6 +34,7 @@ class Record:
     slot: int
     limits: Limits
     user: User
+    layers: tuple[Layer, ...] = ()
     pid: int = 0
     start: int = 0
     oom_kills: int = 0
@@ -41,7 +42,15 @@ class Record:
     @classmethod
     def of(cls, spec: BoxSpec, slot: int) -> Record:
         """The record of a box that is about to be made."""
-        return cls(id=spec.id, handle=spec.id, boot=boot_id(), slot=slot, limits=spec.limits, user=spec.user)
+        return cls(
+            id=spec.id,
+            handle=spec.id,
+            boot=boot_id(),
+            slot=slot,
+            limits=spec.limits,
+            user=spec.user,
+            layers=spec.layers,
+        )
 
     def claimed(self, spec: BoxSpec) -> Record:
         """The record of a prepared box once it is the box of `spec`."""
@@ -88,7 +97,7 @@ def start_time(pid: int) -> int:
 def write(folder: Path, record: Record) -> None:
     """Write the record so that a reader sees the old one or the new one."""
     partial = folder / f"{NAME}.new"
-    partial.write_text(json.dumps(asdict(record)))
+    partial.write_text(json.dumps(asdict(record), default=str))
     partial.rename(folder / NAME)
 
 
@@ -97,7 +106,8 @@ def read(folder: Path) -> Record | None:
     try:
         fields = json.loads((folder / NAME).read_text())
         limits, user = Limits(**fields.pop("limits")), User(**fields.pop("user"))
+        layers = tuple(Layer(**{**layer, "path": Path(layer["path"])}) for layer in fields.pop("layers", ()))
         # Records of version 0.1.0 have no handle: every box went by its id.
-        return Record(limits=limits, user=user, **{"handle": fields["id"], **fields})
+        return Record(limits=limits, user=user, layers=layers, **{"handle": fields["id"], **fields})
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None

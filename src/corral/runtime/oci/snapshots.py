@@ -12,6 +12,7 @@ from corral.core.clock import Clock
 from corral.runtime.cgroup.layout import Layout
 from corral.runtime.contract import BoxGone, Copied, NoSuchSnapshot, SnapshotExists
 from corral.runtime.oci.faults import refused
+from corral.runtime.oci.record import Record
 from corral.runtime.oci.settings import Places
 from corral.runtime.rootfs.pool import DiskPool
 
@@ -32,8 +33,9 @@ class Snapshots:
             self._places.group(self._layout, mark.name).thaw()
             mark.unlink()
 
-    def take(self, handle: str, name: str) -> Copied:
+    def take(self, box: Record, name: str) -> Copied:
         """Copy the disk of the box. Raises SnapshotExists, BoxGone, HostExhausted, HostUnfit."""
+        handle = box.handle
         if (self._pool.snapshots / name).exists():
             raise _exists(name)
         try:
@@ -43,14 +45,14 @@ class Snapshots:
             began = self._clock.monotonic()
             with self._standing_still(handle):
                 self._pool.snapshot(handle, name)
-            return Copied(size, (self._clock.monotonic() - began) * 1e3)
+            return Copied(size, (self._clock.monotonic() - began) * 1e3, box.layers)
         except FileNotFoundError as error:
-            message = f"cannot snapshot box: {handle} has no disk"
+            message = f"cannot snapshot box {box.id}: it has no disk"
             raise BoxGone(message) from error
         except FileExistsError as error:
             raise _exists(name) from error
         except OSError as error:
-            raise refused("snapshot box", error.errno or 0, str(error)) from error
+            raise refused(f"snapshot box {box.id}", error.errno or 0, str(error)) from error
 
     def require(self, name: str) -> None:
         """Raise NoSuchSnapshot when there is none of this name."""

@@ -36,6 +36,7 @@ async def snapshot_of(bench: Bench, box: str) -> AsyncIterator[str]:
     name = bench.new_id("snp")
     copied = await bench.runtime.snapshot(box, name)
     expect(copied.size >= 0, "its size is a number of bytes")
+    expect_equal(copied.layers, bench.spec().layers, "the layers below it")
     try:
         yield name
     finally:

@@ -1,0 +1,222 @@
+"""Statements on the rows of snapshots. Each runs in the transaction of its caller.
+
+Owns the change of a status together with its event. Must not wait, and must not talk to a runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from corral.core import errors, events
+from corral.images.model import Snapshot, SnapshotPage, SnapshotStatus, SnapshotWish
+from corral.images.tables import SNAPSHOT_METADATA, SNAPSHOTS, layers_to_json, snapshot_from_row
+from corral.runtime.contract import Layer
+
+MAX_PAGE: Final = 5000
+MOST_METADATA: Final = 1000
+
+#: What lists show: those that can be used, or soon can.
+SHOWN: Final = frozenset({SnapshotStatus.IN_PROGRESS, SnapshotStatus.COMPLETE})
+
+_C = SNAPSHOTS.c
+_M = SNAPSHOT_METADATA.c
+
+
+def insert(
+    connection: sa.Connection,
+    snapshot_id: str,
+    account_id: str,
+    devbox_id: str,
+    wish: SnapshotWish,
+    env: Mapping[str, str],
+    at_ms: int,
+) -> Snapshot:
+    """Write the wish for a snapshot, and the event of it."""
+    values: dict[str, Any] = {
+        "id": snapshot_id,
+        "account_id": account_id,
+        "devbox_id": devbox_id,
+        "name": wish.name,
+        "commit_message": wish.commit_message,
+        "metadata": dict(wish.metadata),
+        "status": SnapshotStatus.IN_PROGRESS.value,
+        "message": "",
+        "size": 0,
+        "still_ms": 0.0,
+        "layers": [],
+        "env": dict(env),
+        "created_at_ms": at_ms,
+        "kept": True,
+    }
+    seq = connection.execute(SNAPSHOTS.insert().returning(_C.seq), values).scalar_one()
+    _insert_metadata(connection, account_id, seq, wish.metadata)
+    _tell(connection, snapshot_id, SnapshotStatus.IN_PROGRESS, at_ms)
+    return snapshot_from_row(values)
+
+
+def find(connection: sa.Connection, snapshot_id: str) -> Snapshot | None:
+    """The snapshot, whoever owns it."""
+    row = connection.execute(sa.select(SNAPSHOTS).where(_C.id == snapshot_id)).mappings().first()
+    return snapshot_from_row(row) if row is not None else None
+
+
+def get(connection: sa.Connection, account_id: str, snapshot_id: str) -> Snapshot:
+    """The account's snapshot. Raises errors.NotFound, also for one that belongs to another account."""
+    snapshot = find(connection, snapshot_id)
+    if snapshot is None or snapshot.account_id != account_id:
+        raise errors.NotFound(f"cannot find snapshot {snapshot_id}: there is none with this id")
+    return snapshot
+
+
+def require_complete(connection: sa.Connection, account_id: str, snapshot_id: str) -> Snapshot:
+    """The account's snapshot, if devboxes can begin as it. Raises errors.NotFound, errors.WrongState."""
+    snapshot = get(connection, account_id, snapshot_id)
+    if snapshot.status is not SnapshotStatus.COMPLETE:
+        why = f": {snapshot.message}" if snapshot.message else ""
+        raise errors.WrongState(f"cannot use snapshot {snapshot_id}: it is {snapshot.status.value}{why}")
+    return snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What has become of a snapshot."""
+
+    status: SnapshotStatus
+    message: str = ""
+    size: int = 0
+    still_ms: float = 0.0
+    layers: tuple[Layer, ...] = ()
+
+
+def finish(connection: sa.Connection, snapshot_id: str, outcome: Outcome, at_ms: int) -> bool:
+    """Record how the making ended; False when it was not in progress any more."""
+    changes = {
+        "status": outcome.status.value,
+        "message": outcome.message,
+        "size": outcome.size,
+        "still_ms": outcome.still_ms,
+        "layers": layers_to_json(outcome.layers),
+    }
+    return _move(connection, snapshot_id, SnapshotStatus.IN_PROGRESS, changes, at_ms)
+
+
+def delete(connection: sa.Connection, snapshot_id: str, at_ms: int) -> bool:
+    """Record that nobody may use it any more; False when it was not complete."""
+    changes = {"status": SnapshotStatus.DELETED.value}
+    return _move(connection, snapshot_id, SnapshotStatus.COMPLETE, changes, at_ms)
+
+
+def forgotten(connection: sa.Connection, snapshot_id: str) -> None:
+    """Record that nothing of it is on the host."""
+    connection.execute(SNAPSHOTS.update().where(_C.id == snapshot_id), {"kept": False})
+
+
+def update(connection: sa.Connection, snapshot: Snapshot, given: Mapping[str, Any], at_ms: int) -> Snapshot:
+    """Replace name, commit_message or metadata, those that are in `given`."""
+    row = connection.execute(sa.select(SNAPSHOTS).where(_C.id == snapshot.id)).mappings().one()
+    if "metadata" in given:
+        connection.execute(SNAPSHOT_METADATA.delete().where(_M.snapshot_seq == row["seq"]))
+        _insert_metadata(connection, snapshot.account_id, row["seq"], given["metadata"])
+    if given:
+        connection.execute(SNAPSHOTS.update().where(_C.seq == row["seq"]), dict(given))
+        events.append(connection, at_ms=at_ms, subject=snapshot.id, kind="snapshot.updated", data=dict(given))
+    return snapshot_from_row({**row, **given})
+
+
+def to_do(connection: sa.Connection) -> list[str]:
+    """Snapshots that are to be made or removed."""
+    states = [SnapshotStatus.IN_PROGRESS, SnapshotStatus.DELETED, SnapshotStatus.ERROR]
+    return list(connection.execute(sa.select(_C.id).where(_C.kept, _C.status.in_(states))).scalars())
+
+
+def kept(connection: sa.Connection) -> set[str]:
+    """Snapshots that something on the host may belong to."""
+    return set(connection.execute(sa.select(_C.id).where(_C.kept)).scalars())
+
+
+def in_progress(connection: sa.Connection, devbox_id: str) -> bool:
+    """Whether a snapshot of the devbox is being made."""
+    query = sa.select(_C.id).where(_C.devbox_id == devbox_id, _C.status == SnapshotStatus.IN_PROGRESS.value).limit(1)
+    return connection.execute(query).first() is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which snapshots of an account a list shows."""
+
+    devbox_id: str | None = None
+    metadata: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+
+
+def page(
+    connection: sa.Connection, account_id: str, which: Filter, *, limit: int, starting_after: str | None, count: bool
+) -> SnapshotPage:
+    """One page, newest first. Raises errors.Invalid for a limit out of range and an unknown cursor."""
+    if not 0 < limit <= MAX_PAGE:
+        raise errors.Invalid(f"cannot list snapshots: limit {limit} is not between 1 and {MAX_PAGE}")
+    conditions = _conditions(account_id, which)
+    after = [] if starting_after is None else [_C.seq < _cursor(connection, account_id, starting_after)]
+    query = sa.select(SNAPSHOTS).where(*conditions, *after).order_by(_C.seq.desc()).limit(limit + 1)
+    found = [snapshot_from_row(row) for row in connection.execute(query).mappings()]
+    total = None
+    if count:
+        total = connection.execute(sa.select(sa.func.count()).select_from(SNAPSHOTS).where(*conditions)).scalar_one()
+    return SnapshotPage(tuple(found[:limit]), len(found) > limit, total)
+
+
+def metadata_keys(connection: sa.Connection, account_id: str) -> list[str]:
+    """Different keys, in order, at most MOST_METADATA."""
+    query = sa.select(_M.key).where(_M.account_id == account_id).distinct().order_by(_M.key).limit(MOST_METADATA)
+    return list(connection.execute(query).scalars())
+
+
+def metadata_values(connection: sa.Connection, account_id: str, key: str) -> list[str]:
+    """Different values of a key, in order, at most MOST_METADATA."""
+    query = sa.select(_M.value).where(_M.account_id == account_id, _M.key == key).distinct()
+    return list(connection.execute(query.order_by(_M.value).limit(MOST_METADATA)).scalars())
+
+
+def _conditions(account_id: str, which: Filter) -> list[sa.ColumnElement[bool]]:
+    conditions: list[sa.ColumnElement[bool]] = [_C.account_id == account_id, _C.status.in_(SHOWN)]
+    if which.devbox_id is not None:
+        conditions.append(_C.devbox_id == which.devbox_id)
+    for key, wanted in which.metadata.items():
+        values = [wanted] if isinstance(wanted, str) else list(wanted)
+        matching = sa.select(_M.snapshot_seq).where(_M.account_id == account_id, _M.key == key, _M.value.in_(values))
+        conditions.append(_C.seq.in_(matching))
+    return conditions
+
+
+def _cursor(connection: sa.Connection, account_id: str, snapshot_id: str) -> int:
+    query = sa.select(_C.seq).where(_C.id == snapshot_id, _C.account_id == account_id)
+    seq = connection.execute(query).scalar()
+    if seq is None:
+        raise errors.Invalid(f"cannot list snapshots: there is no snapshot {snapshot_id} to start after")
+    return int(seq)
+
+
+def _move(
+    connection: sa.Connection, snapshot_id: str, expected: SnapshotStatus, changes: Mapping[str, Any], at_ms: int
+) -> bool:
+    swap = SNAPSHOTS.update().where(_C.id == snapshot_id, _C.status == expected.value)
+    if connection.execute(swap, dict(changes)).rowcount != 1:
+        return False
+    _tell(connection, snapshot_id, SnapshotStatus(changes["status"]), at_ms)
+    return True
+
+
+def _insert_metadata(connection: sa.Connection, account_id: str, seq: int, metadata: Mapping[str, str]) -> None:
+    if metadata:
+        rows = [
+            {"account_id": account_id, "key": key, "value": value, "snapshot_seq": seq}
+            for key, value in metadata.items()
+        ]
+        connection.execute(SNAPSHOT_METADATA.insert(), rows)
+
+
+def _tell(connection: sa.Connection, snapshot_id: str, status: SnapshotStatus, at_ms: int) -> None:
+    events.append(connection, at_ms=at_ms, subject=snapshot_id, kind=f"snapshot.{status.value}")

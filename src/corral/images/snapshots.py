@@ -1,0 +1,239 @@
+"""What can be done with snapshots, and what makes the world follow: copies that are asked for, and those to remove.
+
+Owns the wishes (`Snapshots`) and the loop behind them (`SnapshotController`). A call writes a row and its event and
+answers; the controller acts on the event, and on what it finds after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import sqlalchemy as sa
+
+from corral.core import errors, events, log
+from corral.core.clock import Clock
+from corral.core.ids import Ids
+from corral.core.reconcile import Reconciler
+from corral.core.store.store import Store
+from corral.devboxes.model import Devbox
+from corral.devboxes.service import Devboxes
+from corral.images import snapshot_rows as rows
+from corral.images.model import Snapshot, SnapshotPage, SnapshotStatus, SnapshotWish, Source
+from corral.runtime.contract import Layer, Runtime, RuntimeFailure, SnapshotExists
+
+#: Waiters look again this often even if nothing wakes them.
+_LOOK_AGAIN_S: Final = 30.0
+#: Seconds between two comparisons of all rows with all snapshots on the host.
+_RESYNC_S: Final = 60.0
+
+Texts = list[str]
+
+
+class Image(Protocol):
+    """What a box needs of an image."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """From the lowest to the highest."""
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """Variables of every box of it."""
+
+
+class Images(Protocol):
+    """Where images come from."""
+
+    def resolve(self, name: str | None = None) -> Image:
+        """The image of this name, the default one for None. Raises errors.CorralError when there is none."""
+
+
+class Sources:
+    """What devboxes begin as: an image, or a snapshot and the image below it."""
+
+    def __init__(self, store: Store, images: Images) -> None:
+        self._store = store
+        self._images = images
+
+    async def find(self, devbox: Devbox) -> Source:
+        """What a box of this devbox begins as. Raises errors.CorralError when it is not there."""
+        snapshot_id = devbox.request.snapshot_id
+        if snapshot_id is None:
+            image = self._images.resolve(devbox.request.image)
+            return Source(image.layers, image.env)
+        account_id = devbox.account_id
+        snapshot = await self._store.read(lambda connection: rows.get(connection, account_id, snapshot_id))
+        return Source(snapshot.layers, snapshot.env, snapshot.id)
+
+
+class SnapshotRules:
+    """What devboxes ask in their own transactions."""
+
+    def require(self, connection: sa.Connection, account_id: str, snapshot_id: str) -> None:
+        """Raise errors.NotFound or errors.WrongState unless devboxes of the account can begin as it."""
+        rows.require_complete(connection, account_id, snapshot_id)
+
+    def in_progress(self, connection: sa.Connection, devbox_id: str) -> bool:
+        """Whether a snapshot of the devbox is being made."""
+        return rows.in_progress(connection, devbox_id)
+
+
+class Snapshots:
+    """See the methods. All raise errors.NotFound for what is not the account's."""
+
+    def __init__(
+        self, store: Store, feed: events.Feed, devboxes: Devboxes, sources: Sources, *, clock: Clock, ids: Ids
+    ) -> None:
+        self._store = store
+        self._feed = feed
+        self._devboxes = devboxes
+        self._sources = sources
+        self._clock = clock
+        self._ids = ids
+
+    async def take(self, account_id: str, devbox_id: str, wish: SnapshotWish) -> Snapshot:
+        """Record the wish for a snapshot of a devbox and return it, in progress. Raises errors.WrongState."""
+        snapshot_id = self._ids.new("snp")
+        env = (await self._sources.find(await self._devboxes.get(account_id, devbox_id))).env
+
+        def insert(connection: sa.Connection) -> Snapshot:
+            self._devboxes.require_running(connection, account_id, devbox_id, "snapshot")
+            return rows.insert(connection, snapshot_id, account_id, devbox_id, wish, env, self._clock.now_ms())
+
+        return await self._store.write(insert)
+
+    async def wait(self, account_id: str, snapshot_id: str, timeout_s: float) -> Snapshot:
+        """Return the snapshot once it is in progress no more. Raises errors.TimedOut after `timeout_s` seconds."""
+        deadline = self._clock.monotonic() + timeout_s
+        with self._feed.watch(snapshot_id) as wake:
+            while True:
+                seen = wake.fires
+                snapshot = await self.get(account_id, snapshot_id)
+                if snapshot.status is not SnapshotStatus.IN_PROGRESS:
+                    return snapshot
+                left = deadline - self._clock.monotonic()
+                if left <= 0:
+                    raise errors.TimedOut(f"cannot wait longer for snapshot {snapshot_id}: it is in progress")
+                await wake.wait(min(left, _LOOK_AGAIN_S), since=seen)
+
+    async def get(self, account_id: str, snapshot_id: str) -> Snapshot:
+        """The snapshot as it is now."""
+        return await self._store.read(lambda connection: rows.get(connection, account_id, snapshot_id))
+
+    async def list(
+        self,
+        account_id: str,
+        *,
+        devbox_id: str | None = None,
+        metadata: Mapping[str, str | Sequence[str]] | None = None,
+        limit: int = 20,
+        starting_after: str | None = None,
+        count: bool = True,
+    ) -> SnapshotPage:
+        """The account's snapshots that can be used, or soon can, newest first; see `Devboxes.list`."""
+        which = rows.Filter(devbox_id=devbox_id, metadata=metadata or {})
+        return await self._store.read(
+            lambda connection: rows.page(
+                connection, account_id, which, limit=limit, starting_after=starting_after, count=count
+            )
+        )
+
+    async def update(self, account_id: str, snapshot_id: str, given: Mapping[str, Any]) -> Snapshot:
+        """Replace those of name, commit_message and metadata that are in `given`."""
+
+        def change(connection: sa.Connection) -> Snapshot:
+            snapshot = rows.get(connection, account_id, snapshot_id)
+            return rows.update(connection, snapshot, given, self._clock.now_ms())
+
+        return await self._store.write(change)
+
+    async def delete(self, account_id: str, snapshot_id: str) -> None:
+        """Nobody begins as it any more; devboxes that did keep their disks. Idempotent.
+
+        Raises errors.Conflict unless it is complete, or deleted already.
+        """
+
+        def change(connection: sa.Connection) -> None:
+            snapshot = rows.get(connection, account_id, snapshot_id)
+            done = snapshot.status is SnapshotStatus.DELETED
+            if not done and not rows.delete(connection, snapshot_id, self._clock.now_ms()):
+                raise errors.Conflict(
+                    f"cannot delete snapshot {snapshot_id}: it is {snapshot.status.value}, not complete"
+                )
+
+        await self._store.write(change)
+
+    async def metadata_keys(self, account_id: str) -> Texts:
+        """Metadata keys of the account's snapshots, in order."""
+        return await self._store.read(lambda connection: rows.metadata_keys(connection, account_id))
+
+    async def metadata_values(self, account_id: str, key: str) -> Texts:
+        """As `metadata_keys`, the values of one key."""
+        return await self._store.read(lambda connection: rows.metadata_values(connection, account_id, key))
+
+
+class SnapshotController:
+    """Makes and removes the copies. `run` until cancelled."""
+
+    def __init__(self, store: Store, feed: events.Feed, runtime: Runtime, *, clock: Clock, at_once: int) -> None:
+        self._store = store
+        self._runtime = runtime
+        self._clock = clock
+        self._keys = Reconciler(self._step, clock=clock, workers=at_once, part="images.snapshots")
+        self._log = log.get("images.snapshots")
+        feed.listen(self._heard)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keys.run(), name="reconcile snapshots")
+            group.create_task(self._resync_always(), name="compare snapshots")
+
+    async def resync(self) -> None:
+        """Look at every row that has something to be done, and remove what is on the host and nobody's."""
+        there = await self._runtime.snapshots()
+        known, due = await self._store.read(lambda connection: (rows.kept(connection), rows.to_do(connection)))
+        for name in set(there) - known:
+            self._log.warning("removed a snapshot of no row", snapshot=name)
+            await self._runtime.forget_snapshot(name)
+        for snapshot_id in due:
+            self._keys.poke(snapshot_id)
+
+    def _heard(self, event: events.Event) -> None:
+        if event.kind in {"snapshot.in_progress", "snapshot.deleted"}:
+            self._keys.poke(event.subject)
+
+    async def _step(self, snapshot_id: str) -> float | None:
+        snapshot = await self._store.read(lambda connection: rows.find(connection, snapshot_id))
+        if snapshot is None or snapshot.status is SnapshotStatus.COMPLETE:
+            return None
+        if snapshot.status is SnapshotStatus.IN_PROGRESS:
+            outcome = await self._copy(snapshot)
+            at_ms = self._clock.now_ms()
+            await self._store.write(lambda connection: rows.finish(connection, snapshot_id, outcome, at_ms))
+            return 0 if outcome.status is SnapshotStatus.ERROR else None
+        await self._runtime.forget_snapshot(snapshot_id)
+        await self._store.write(lambda connection: rows.forgotten(connection, snapshot_id))
+        return None
+
+    async def _copy(self, snapshot: Snapshot) -> rows.Outcome:
+        try:
+            try:
+                copied = await self._runtime.snapshot(snapshot.devbox_id, snapshot.id)
+            except SnapshotExists:
+                # Made by a server that ended before it could say so: nobody has used it, and it may be older.
+                await self._runtime.forget_snapshot(snapshot.id)
+                copied = await self._runtime.snapshot(snapshot.devbox_id, snapshot.id)
+        except RuntimeFailure as problem:
+            return rows.Outcome(SnapshotStatus.ERROR, problem.message)
+        return rows.Outcome(SnapshotStatus.COMPLETE, "", copied.size, copied.still_ms, copied.layers)
+
+    async def _resync_always(self) -> None:
+        while True:
+            try:
+                await self.resync()
+            except (RuntimeFailure, errors.CorralError) as problem:
+                self._log.warning("round failed", error=problem.message)
+            await self._clock.sleep(_RESYNC_S)

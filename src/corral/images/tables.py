@@ -1,0 +1,79 @@
+"""The table of snapshots, and the reading of its rows.
+
+Owns column names and indexes. Must not hold a rule about states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from corral.core.store import schema
+from corral.images.model import Snapshot, SnapshotStatus, SnapshotWish
+from corral.runtime.contract import Layer
+
+#: What a query or an insert has of a row.
+Row = Mapping[str, Any] | sa.RowMapping
+
+#: `seq` is the order of creation. `kept` is false once nothing of it is on the host any more.
+SNAPSHOTS: Final = sa.Table(
+    "snapshots",
+    schema.METADATA,
+    sa.Column("seq", schema.ROW_NUMBER, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("account_id", sa.Text, nullable=False),
+    sa.Column("devbox_id", sa.Text, nullable=False),
+    sa.Column("name", sa.Text),
+    sa.Column("commit_message", sa.Text),
+    sa.Column("metadata", sa.JSON, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("still_ms", sa.Float, nullable=False),
+    sa.Column("layers", sa.JSON, nullable=False),
+    sa.Column("env", sa.JSON, nullable=False),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("kept", sa.Boolean, nullable=False),
+    sa.Index("ix_snapshots_account_id_seq", "account_id", "seq"),
+    sa.Index("ix_snapshots_devbox_id_seq", "devbox_id", "seq"),
+    # What the controller looks at: what is to be made, and what is to be removed.
+    sa.Index("ix_snapshots_kept", "status", "id", sqlite_where=sa.text("kept")),
+    sqlite_autoincrement=True,
+)
+
+#: Metadata once more, one row a key, so that a filter is an index search.
+SNAPSHOT_METADATA: Final = sa.Table(
+    "snapshot_metadata",
+    schema.METADATA,
+    sa.Column("account_id", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, primary_key=True),
+    sa.Column("snapshot_seq", sa.ForeignKey("snapshots.seq", ondelete="CASCADE"), primary_key=True),
+    sa.Index("ix_snapshot_metadata_snapshot_seq", "snapshot_seq"),
+    sqlite_with_rowid=False,
+)
+
+
+def layers_to_json(layers: tuple[Layer, ...]) -> list[Any]:
+    """As the column holds them."""
+    return [[layer.digest, str(layer.path), layer.id_base] for layer in layers]
+
+
+def snapshot_from_row(row: Row) -> Snapshot:
+    """A row as the model has it."""
+    return Snapshot(
+        id=row["id"],
+        account_id=row["account_id"],
+        devbox_id=row["devbox_id"],
+        wish=SnapshotWish(row["name"], row["commit_message"], row["metadata"]),
+        status=SnapshotStatus(row["status"]),
+        message=row["message"],
+        size=row["size"],
+        still_ms=row["still_ms"],
+        layers=tuple(Layer(digest, Path(path), id_base) for digest, path, id_base in row["layers"]),
+        env=row["env"],
+        created_at_ms=row["created_at_ms"],
+    )
