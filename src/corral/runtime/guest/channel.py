@@ -1,7 +1,8 @@
 """One connection to a guest: frames both ways, over non-blocking system calls, with limits on what is taken in.
 
-Owns the socket. Must not know operations: it moves frames. `loop.sock_*` rather than streams: a gibibyte takes a
-third less processor time, and back-pressure is the socket's own.
+Owns the socket, and that a guest which never stops sending leaves others their turn. Must not know operations: it
+moves frames. `loop.sock_*` rather than streams: a gibibyte takes a third less processor time, and back-pressure is the
+socket's own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from corral.core.clock import Clock
-from corral.runtime.contract import BadCommand, BoxGone, BoxUnresponsive
+from corral.runtime.contract import BadCommand, BoxGone, BoxUnresponsive, HostExhausted
 from corral.runtime.guest import faults, protocol, sockets
 
 #: While the guest's queue of connections is full, try again this often.
@@ -24,35 +25,58 @@ _RETRY_S: Final = 0.005
 #: One control frame and what follows it, in one system call.
 _GULP: Final = 65_536
 
+#: Bytes of frames after which other tasks have their turn. `sock_recv` does not wait while there is something to take,
+#: so a guest that sends faster than it is read would have the loop for itself, its own time limit included.
+_TURN: Final = 131_072
+
+#: What a frame counts for beside its bytes: small ones cost their handling. Of raw bytes eight count as one.
+_FRAME_COST: Final = 1024
+_RAW_SHARE: Final = 8
+
+#: What connect(2) answers when nobody listens there any more.
+_NOBODY: Final = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
+
 
 class Channel:
     """A connection that carries one request. `doing` begins every error: `cannot <doing>: …`."""
 
-    def __init__(self, sock: socket.socket, path: Path, doing: str) -> None:
+    def __init__(self, sock: socket.socket, path: Path, doing: str, clock: Clock) -> None:
         self._sock = sock
         self._path = path
         self.doing = doing
+        self._clock = clock
+        self._op = ""
         self._loop = asyncio.get_running_loop()
-        self._held = b""  # received, not yet asked for
+        self._held = bytearray()  # received, not yet asked for; taking from its front moves no bytes
+        self._cost = 0  # since others had their turn
         self._pending = 0  # waits on the socket under way
         self._quiet: asyncio.Future[None] | None = None
         self._closed = False
 
     @classmethod
     async def open(cls, path: Path, doing: str, clock: Clock) -> Channel:
-        """Connect to the guest that listens on `path`. The caller limits the wait."""
+        """Connect to the guest that listens on `path`. The caller limits the wait.
+
+        Raises BoxGone, and HostExhausted when this process has no descriptor or memory left.
+        """
         while True:
             try:
-                return cls(sockets.connect(path), path, doing)
+                return cls(sockets.connect(path), path, doing, clock)
             except BlockingIOError:
                 await clock.sleep(_RETRY_S)
-            except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            except _NOBODY:
                 raise BoxGone(f"cannot {doing}: the box's guest is no more") from None
+            except OSError as error:
+                raise HostExhausted(f"cannot {doing}: {(error.strerror or 'no connection').lower()}") from error
 
     # -- sending
 
     async def request(self, body: Mapping[str, object], fds: Sequence[int] = ()) -> None:
-        """Send the request frame; `fds` travel with its first byte. Raises BadCommand when it is too long."""
+        """Send the request frame; `fds` travel with its first byte. Raises BadCommand when it is too long.
+
+        The errors that `body["op"]` can have are the ones that are believed from here on.
+        """
+        self._op = str(body["op"])
         payload = json.dumps(body).encode("ascii")
         if len(payload) > protocol.MAX_REQUEST:
             raise BadCommand(f"cannot {self.doing}: {faults.COMMAND['too-long']}")
@@ -107,6 +131,7 @@ class Channel:
             return None
         kind, length = protocol.HEADER.unpack(header)
         if kind == protocol.DATA:
+            await self._give_way(_FRAME_COST)
             if not 0 < length <= protocol.MAX_DATA:
                 raise self.nonsense(f"a data frame of {length} bytes")
             return kind, header[1:]
@@ -114,20 +139,28 @@ class Channel:
             raise self.nonsense(f"a frame of kind {kind}")
         if length > protocol.MAX_ANSWER:
             raise self.nonsense(f"a frame of {length} bytes")
+        await self._give_way(_FRAME_COST + length)
         payload = await self._exactly(length) if length else b""
         return None if payload is None else (kind, payload)
 
     async def expect(self, *kinds: int) -> tuple[int, bytes]:
         """Return the next frame, which must be of one of `kinds`; raise what an error frame says."""
-        frame = await self.receive()
+        frame = await self.next_of(*kinds)
         if frame is None:
             raise self.gone()
+        return frame
+
+    async def next_of(self, *kinds: int) -> tuple[int, bytes] | None:
+        """Do as `expect`, but return None when the guest has closed the connection."""
+        frame = await self.receive()
+        if frame is None:
+            return None
         kind, payload = frame
         if kind == protocol.ERROR:
-            raise faults.from_error(payload, self.doing)
+            raise faults.of_operation(self._op, payload, self.doing)
         if kind not in kinds:
             raise self.nonsense(f"a frame of kind {kind} out of turn")
-        return kind, payload
+        return frame
 
     async def reply(self) -> bytes:
         """Return the payload of the reply frame."""
@@ -135,19 +168,29 @@ class Channel:
 
     async def some(self, limit: int) -> bytes:
         """Return the next 1..limit bytes as they came; b"" when the guest has closed the connection."""
-        if self._held:
-            taken, self._held = self._held[:limit], self._held[limit:]
-            return taken
-        return await self._recv(limit)
+        taken = self._take(limit) if self._held else await self._recv(limit)
+        await self._give_way(len(taken) // _RAW_SHARE + _FRAME_COST // 2)
+        return taken
 
     async def _exactly(self, count: int) -> bytes | None:
         while len(self._held) < count:
-            more = await self._recv(max(_GULP, count - len(self._held)) if count > protocol.HEADER.size else _GULP)
+            more = await self._recv(max(_GULP, count - len(self._held)))
             if not more:
                 return None
             self._held += more
-        taken, self._held = self._held[:count], self._held[count:]
+        return self._take(count)
+
+    def _take(self, most: int) -> bytes:
+        with memoryview(self._held) as view:
+            taken = bytes(view[:most])
+        del self._held[: len(taken)]
         return taken
+
+    async def _give_way(self, cost: int) -> None:
+        self._cost += cost
+        if self._cost >= _TURN:
+            self._cost = 0
+            await self._clock.sleep(0)
 
     async def _recv(self, limit: int) -> bytes:
         with self._waiting():
@@ -166,8 +209,10 @@ class Channel:
             sockets.connect(self._path).close()
         except BlockingIOError:
             return BoxUnresponsive(f"cannot {self.doing}: the guest takes no connections")
-        except OSError:
+        except _NOBODY:
             return BoxGone(f"cannot {self.doing}: the box ended")
+        except OSError:  # this process has no descriptor left, which says nothing of the box
+            return BoxUnresponsive(f"cannot {self.doing}: the connection broke")
         return BoxUnresponsive(f"cannot {self.doing}: the guest closed the connection")
 
     def nonsense(self, what: str) -> BoxUnresponsive:

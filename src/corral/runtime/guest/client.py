@@ -5,10 +5,10 @@ Owns the requests and their time limits. Holds no connection between calls: one 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from corral.core.clock import Clock, SystemClock
 from corral.runtime.contract import (
@@ -46,14 +46,18 @@ _FILE_S: Final = 60.0
 
 _CONNECT_S: Final = 15.0
 _ID_MAX: Final = 1 << 32
+_NAME_MAX: Final = 255
 _SIZE_MAX: Final = 1 << 62
+
+_T = TypeVar("_T")
 
 
 class GuestClient:
     """The guest that listens on `socket_path`. Cheap to make; safe for concurrent calls; keeps no state.
 
-    Every call raises BoxGone when nobody listens there or the box ends during the call, and BoxUnresponsive when
-    the guest does not answer in time or answers nonsense. `timeout_s` replaces a call's own limit.
+    Every call raises BoxGone when nobody listens there or the box ends during the call, BoxUnresponsive when the guest
+    does not answer in time or answers nonsense, BoxExhausted when it has no room for the call, and HostExhausted when
+    this process has none. `timeout_s` replaces a call's own limit.
     """
 
     def __init__(self, socket_path: Path, *, clock: Clock | None = None) -> None:
@@ -128,16 +132,8 @@ class GuestClient:
 
     async def executions(self, *, timeout_s: float = _QUICK_S) -> list[ExecutionState]:
         """Return the executions that the guest remembers."""
-        _, rows = await self._rows({"op": "executions"}, "list executions", 4, protocol.MAX_EXECUTIONS, timeout_s)
-        return [
-            ExecutionState(
-                id=row.text(0, protocol.MAX_ID),
-                pid=row.integer(1, 0, _ID_MAX),
-                running=row.flag(2),
-                exit_code=None if row.missing(3) else row.integer(3, 0, 255),
-            )
-            for row in rows
-        ]
+        request, most = {"op": "executions"}, protocol.MAX_EXECUTIONS
+        return await self._rows(request, "list executions", 4, most, timeout_s, lambda _, row: _execution(row))
 
     async def signal(
         self,
@@ -186,34 +182,50 @@ class GuestClient:
     # -- files
 
     async def read_file(
-        self, path: str, *, user: str | None = None, offset: int = 0, limit: int | None = None
+        self,
+        path: str,
+        *,
+        user: str | None = None,
+        offset: int = 0,
+        limit: int | None = None,
+        timeout_s: float = _FILE_S,
     ) -> FileReader:
-        """Open a regular file and read it from `offset`, at most `limit` bytes. Raises FileProblem, BoxExhausted."""
+        """Open a regular file and read it from `offset`, at most `limit` bytes. Raises FileProblem, BoxExhausted.
+
+        `timeout_s` is for the opening, and again for each wait of the reader.
+        """
         doing = f"read {_shown(path)}"
         request = _file_request("read", path, user, doing) | {"offset": offset, "limit": limit}
-        channel, reply = await self._start(request, doing, (), _FILE_S)
+        channel, reply = await self._start(request, doing, (), timeout_s)
         try:
-            return GuestFile(channel, _info(Fields(reply, doing)))
+            return GuestFile(channel, _info(Fields(reply, doing)), limit, timeout_s)
         except BaseException:
             await channel.close()
             raise
 
     async def write_file(
-        self, path: str, chunks: AsyncIterator[bytes], *, user: str | None = None, mode: int | None = None
+        self,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        user: str | None = None,
+        mode: int | None = None,
+        timeout_s: float = _FILE_S,
     ) -> int:
         """Write a file whole and return its size. The old content stays until the new is complete.
 
-        Raises FileProblem, BoxExhausted. An error of `chunks` goes through, and the file is as before.
+        `timeout_s` is for the opening, for each chunk, and for the end. Raises FileProblem, BoxExhausted. An error of
+        `chunks` goes through, and the file is as before.
         """
         doing = f"write {_shown(path)}"
         request = _file_request("write", path, user, doing) | {"mode": mode}
         async with self._channel(doing) as channel:
-            async with limited(_FILE_S, doing):
+            async with limited(timeout_s, doing):
                 await channel.request(request)
             async for chunk in chunks:
-                async with limited(_FILE_S, doing):
+                async with limited(timeout_s, doing):
                     await self._upload(channel, memoryview(chunk).cast("B"))
-            async with limited(_FILE_S, doing):
+            async with limited(timeout_s, doing):
                 reply = await self._finish_upload(channel)
             return Fields(reply, doing).integer("bytes", 0, _SIZE_MAX)
 
@@ -224,8 +236,7 @@ class GuestClient:
         """
         doing = f"list {_shown(path)}"
         request = _file_request("list", path, user, doing)
-        folder, rows = await self._rows(request, doing, 7, protocol.MAX_ENTRIES, timeout_s)
-        return [_entry(folder, row) for row in rows]
+        return await self._rows(request, doing, 7, protocol.MAX_ENTRIES, timeout_s, _entry)
 
     async def stat(self, path: str, *, user: str | None = None, timeout_s: float = _FILE_S) -> FileInfo:
         """Return what `path` is, the last symlink followed. Raises FileProblem, BoxExhausted."""
@@ -284,19 +295,29 @@ class GuestClient:
                 raise
 
     async def _rows(
-        self, request: Mapping[str, object], doing: str, width: int, most: int, timeout_s: float
-    ) -> tuple[str, list[Row]]:
-        """Return the path in the reply ("" without one) and the rows of all events."""
-        found: list[Row] = []
+        self,
+        request: Mapping[str, object],
+        doing: str,
+        width: int,
+        most: int,
+        timeout_s: float,
+        make: Callable[[str, Row], _T],
+    ) -> list[_T]:
+        """Return what `make` makes of the path in the reply ("" without one) and each row of the events.
+
+        Made as the rows come: a row keeps all that its frame had, which is more than belongs in it when a guest lies.
+        """
+        found: list[_T] = []
         async with limited(timeout_s, doing), self._channel(doing) as channel:
             await channel.request(request)
             reply = Fields(await channel.reply(), doing)
+            path = reply.text("path", protocol.MAX_PATH) if reply.has("path") else ""
             while (frame := await channel.expect(protocol.EVENT, protocol.END))[0] != protocol.END:
                 rows = Fields(frame[1], doing).rows("rows", width, most - len(found))
                 if not rows:
                     raise channel.nonsense("an event without rows")
-                found += rows
-        return reply.text("path", protocol.MAX_PATH) if reply.has("path") else "", found
+                found += [make(path, row) for row in rows]
+        return found
 
     async def _upload(self, channel: Channel, view: memoryview) -> None:
         for start in range(0, len(view), protocol.MAX_DATA):
@@ -340,10 +361,19 @@ def _info(fields: Fields) -> FileInfo:
     )
 
 
+def _execution(row: Row) -> ExecutionState:
+    return ExecutionState(
+        id=row.text(0, protocol.MAX_ID),
+        pid=row.integer(1, 0, _ID_MAX),
+        running=row.flag(2),
+        exit_code=None if row.missing(3) else row.integer(3, 0, 255),
+    )
+
+
 def _entry(folder: str, row: Row) -> FileInfo:
     kind = row.text(1, 16)
     return FileInfo(
-        path=f"{folder.rstrip('/')}/{row.text(0, 1024)}",
+        path=f"{folder.rstrip('/')}/{row.text(0, _NAME_MAX)}",
         kind=FileKind(kind) if kind in set(FileKind) else FileKind.OTHER,
         size=row.integer(2, 0, _SIZE_MAX),
         mode=row.integer(3, 0, 0o7777),

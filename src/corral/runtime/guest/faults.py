@@ -6,6 +6,7 @@ Owns the wording: what a guest writes as a message is shown only for faults of t
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Final
 
 from corral.runtime.contract import (
@@ -46,6 +47,39 @@ FILE: Final = {
     "bad-path": "not a path to a regular file or directory",
     "other": "the file system refused",
 }
+
+
+#: What an operation can fail with beside BoxExhausted and BoxUnresponsive.
+_OF_EXECUTIONS: Final = (NoSuchExecution, ExecutionEnded)
+#: Whoever takes part in a command that then cannot begin is told why.
+_OF_STARTING: Final = (*_OF_EXECUTIONS, BadCommand)
+#: A file call for a user whom the box does not have is a BadCommand.
+_OF_FILES: Final = (FileProblem, BadCommand)
+_OWN: Final[Mapping[str, tuple[type[RuntimeFailure], ...]]] = {
+    "claim": (BadCommand,),
+    "exec": (BadCommand,),
+    "wait": (NoSuchExecution, BadCommand),
+    "signal": _OF_EXECUTIONS,
+    "stdin": _OF_STARTING,
+    "resize": _OF_EXECUTIONS,
+    "attach": _OF_STARTING,
+    "read": _OF_FILES,
+    "write": _OF_FILES,
+    "list": _OF_FILES,
+    "stat": _OF_FILES,
+    "connect": (PortClosed,),
+}
+
+
+def of_operation(op: str, payload: bytes, doing: str) -> RuntimeFailure:
+    """Return the exception for an error frame that answers `op`: BoxUnresponsive for one that `op` never has.
+
+    So that a guest's lie about a file in answer to a command is not taken for the caller's own mistake.
+    """
+    error = from_error(payload, doing)
+    if isinstance(error, (BoxExhausted, BoxUnresponsive, *_OWN.get(op, ()))):
+        return error
+    return BoxUnresponsive(f"cannot {doing}: the guest answered with an error of another operation")
 
 
 def from_error(payload: bytes, doing: str) -> RuntimeFailure:

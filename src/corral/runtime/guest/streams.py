@@ -6,34 +6,36 @@ Owns no buffer beyond one chunk: what the consumer does not take stays in the so
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Final
 
 from corral.runtime.contract import BoxGone, ByteStream, FileInfo, FileReader
 from corral.runtime.guest import protocol
 from corral.runtime.guest.channel import Channel, limited
 
-#: A guest that has a file open and a reader that wants bytes has this long for the next ones.
-_STALL_S: Final = 60.0
-
 
 class GuestFile(FileReader):
-    """A file of a box, read once, in chunks as they come from the socket."""
+    """A file of a box, read once, in chunks as they come from the socket.
 
-    def __init__(self, channel: Channel, info: FileInfo) -> None:
+    At most `most` bytes of it. The guest has `stall_s` seconds for the next byte when the reader wants one.
+    """
+
+    def __init__(self, channel: Channel, info: FileInfo, most: int | None, stall_s: float) -> None:
         self._channel = channel
         self.info = info
+        self._room = most
+        self._stall_s = stall_s
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         channel = self._channel
         try:
             while True:
-                async with limited(_STALL_S, channel.doing):
+                async with limited(self._stall_s, channel.doing):
                     kind, payload = await channel.expect(protocol.DATA, protocol.END)
                 if kind == protocol.END:
                     return
                 left = int.from_bytes(payload, "little")
+                self._count(left)
                 while left:
-                    async with limited(_STALL_S, channel.doing):
+                    async with limited(self._stall_s, channel.doing):
                         chunk = await channel.some(left)
                     if not chunk:
                         raise channel.gone()
@@ -41,6 +43,12 @@ class GuestFile(FileReader):
                     yield chunk
         finally:
             await channel.close()
+
+    def _count(self, coming: int) -> None:
+        if self._room is not None:
+            if coming > self._room:
+                raise self._channel.nonsense("more than it was asked for")
+            self._room -= coming
 
     async def close(self) -> None:
         await self._channel.close()
@@ -65,11 +73,10 @@ class Terminal(ByteStream):
         return chunk
 
     async def _next_frame(self) -> bool:
-        frame = await self._channel.receive()
+        # A guest that goes while the terminal is quiet has ended it, as the end frame does.
+        frame = await self._channel.next_of(protocol.DATA, protocol.END)
         if frame is None or frame[0] == protocol.END:
             return False
-        if frame[0] != protocol.DATA:
-            raise self._channel.nonsense(f"a frame of kind {frame[0]} into a terminal")
         self._left = int.from_bytes(frame[1], "little")
         return True
 
