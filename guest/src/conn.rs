@@ -10,31 +10,43 @@ use crate::relay::Relay;
 use crate::slots::Key;
 use crate::sys::{self, again, Sys, Watched};
 
-/// Of large frames that are still coming in, over all connections.
-const INCOMING_MAX: usize = 16 << 20;
+/// Of large frames that are coming in or wait for a command to take them, over all connections.
+const HELD_MAX: usize = 16 << 20;
 /// Frames up to this size are always taken: a host that stalls in large ones must not keep small ones out.
 const SMALL: usize = 16 << 10;
+/// Three for `exec`; one more shows that there are too many.
+const DESCRIPTORS_MAX: usize = 4;
 
-/// Bytes of unfinished large frames, shared by all connections.
+/// Bytes of large frames, shared by all connections.
 #[derive(Clone)]
 pub struct Budget(Rc<Cell<usize>>);
+
+/// Bytes taken from a budget, given back when this is dropped.
+pub struct Share {
+    bytes: usize,
+    budget: Budget,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.0.set(self.budget.0.get() - self.bytes);
+    }
+}
 
 impl Budget {
     pub fn new() -> Budget {
         Budget(Rc::new(Cell::new(0)))
     }
 
-    fn take(&self, bytes: usize) -> bool {
-        let total = self.0.get() + bytes;
-        if total > INCOMING_MAX {
-            return false;
+    /// None when there is too much already.
+    fn take(&self, bytes: usize) -> Option<Share> {
+        let counted = if bytes > SMALL { bytes } else { 0 };
+        let total = self.0.get() + counted;
+        if total > HELD_MAX {
+            return None;
         }
         self.0.set(total);
-        true
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.0.set(self.0.get() - bytes);
+        Some(Share { bytes: counted, budget: self.clone() })
     }
 }
 
@@ -43,7 +55,8 @@ pub enum Step {
     Again,
     /// The host has closed its side, or the connection broke.
     Closed,
-    Frame(u8, Vec<u8>),
+    /// Its kind and payload, and what it has taken of the budget: to be held for as long as the payload is.
+    Frame(u8, Vec<u8>, Option<Share>),
     Bad(&'static str),
     /// Too much is coming in at once.
     Busy,
@@ -54,8 +67,7 @@ pub struct Input {
     head: [u8; HEADER],
     have: usize,
     need: usize,
-    /// Taken from the budget.
-    share: usize,
+    share: Option<Share>,
     body: Vec<u8>,
     pub fds: Vec<OwnedFd>,
     budget: Budget,
@@ -63,7 +75,7 @@ pub struct Input {
 
 impl Input {
     pub fn new(budget: Budget) -> Input {
-        Input { head: [0; HEADER], have: 0, need: 0, share: 0, body: Vec::new(), fds: Vec::new(), budget }
+        Input { head: [0; HEADER], have: 0, need: 0, share: None, body: Vec::new(), fds: Vec::new(), budget }
     }
 
     pub fn step(&mut self, fd: i32, scratch: &mut [u8]) -> Step {
@@ -76,6 +88,9 @@ impl Input {
                 Err(errno) if again(errno) => return Step::Again,
                 Err(_) => return Step::Closed,
             };
+            if self.fds.len() > DESCRIPTORS_MAX {
+                return Step::Bad("more descriptors than any request takes");
+            }
             if self.have < HEADER {
                 self.head[self.have..self.have + count].copy_from_slice(&scratch[..count]);
                 self.have += count;
@@ -106,27 +121,18 @@ impl Input {
         if length > most || (length == 0 && kind != proto::END) {
             return Some(Step::Bad("a frame of a length that its kind does not have"));
         }
-        if length > SMALL {
-            if !self.budget.take(length) {
-                return Some(Step::Busy);
-            }
-            self.share = length;
+        self.share = self.budget.take(length);
+        if self.share.is_none() {
+            return Some(Step::Busy);
         }
         self.need = length;
         None
     }
 
     fn finish(&mut self) -> Step {
-        self.budget.give_back(std::mem::take(&mut self.share));
         self.have = 0;
         self.need = 0;
-        Step::Frame(self.head[0], std::mem::take(&mut self.body))
-    }
-}
-
-impl Drop for Input {
-    fn drop(&mut self) {
-        self.budget.give_back(self.share);
+        Step::Frame(self.head[0], std::mem::take(&mut self.body), self.share.take())
     }
 }
 
@@ -178,6 +184,7 @@ pub struct Feed {
     pub data: Vec<u8>,
     pub done: usize,
     pub total: u64,
+    pub _share: Option<Share>,
 }
 
 pub enum Role {
@@ -209,6 +216,9 @@ pub struct Conn {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Write;
@@ -230,7 +240,7 @@ mod tests {
         let mut found = None;
         for part in bytes.chunks(3) {
             host.write_all(part).unwrap();
-            if let Step::Frame(kind, body) = input.step(guest.as_raw_fd(), &mut scratch) {
+            if let Step::Frame(kind, body, _) = input.step(guest.as_raw_fd(), &mut scratch) {
                 found = Some((kind, body));
                 break;
             }

@@ -174,6 +174,8 @@ impl Guest {
             }
             Timer::Trim => {
                 self.trim_due = false;
+                let conns = &self.conns;
+                self.timers.keep(|timer| !matches!(timer, Timer::Conn(key) if conns.get(key).is_none()));
                 self.scratch.release();
                 memory::trim();
             }
@@ -254,10 +256,17 @@ impl Guest {
             })
         });
         if let Ok(key) = added {
-            self.set_deadline(key, Some(REQUEST_TIME));
-            // The request has most often arrived with the connection.
+            // The request has most often arrived with the connection, and then needs no timer.
             self.on_conn(key, READ);
+            if self.conns.get(key).is_some_and(|conn| matches!(conn.role, Role::Asking)) {
+                self.limit_request(key);
+            }
         }
+    }
+
+    /// Let the connection take so long to say what it wants, or to reach the port that it wants.
+    pub fn limit_request(&mut self, key: Key) {
+        self.set_deadline(key, Some(REQUEST_TIME));
     }
 
     fn on_conn(&mut self, key: Key, mask: u32) {
@@ -289,12 +298,18 @@ impl Guest {
                 Step::Closed => return self.close(key),
                 Step::Bad(message) => return self.fail(key, &Failure::bad(message)),
                 Step::Busy => return self.fail(key, &Kind::Busy.into()),
-                Step::Frame(kind, body) => (kind, body),
+                Step::Frame(kind, body, share) => (kind, body, share),
             };
             let result = match (&conn.role, frame) {
-                (Role::Asking, (proto::REQUEST, body)) => self.on_request(key, &body),
-                (Role::Writer { .. } | Role::Viewer { .. }, (proto::DATA, body)) => self.on_feed(key, body),
-                (Role::Writer { .. }, (proto::END, _)) => self.on_feed_end(key),
+                (Role::Asking, (proto::REQUEST, body, _share)) => {
+                    conn.deadline = None;
+                    self.on_request(key, &body)
+                }
+                _ if !conn.input.fds.is_empty() => Err(Failure::bad("descriptors where none belong")),
+                (Role::Writer { .. } | Role::Viewer { .. }, (proto::DATA, body, share)) => {
+                    self.on_feed(key, body, share)
+                }
+                (Role::Writer { .. }, (proto::END, ..)) => self.on_feed_end(key),
                 _ => Err(Failure::bad("a frame out of turn")),
             };
             if let Err(failure) = result {

@@ -2,7 +2,7 @@
 //!
 //! A connection's frame is written whole before the next connection's: several writers never mix inside a frame.
 
-use crate::conn::{Feed, Role};
+use crate::conn::{Feed, Role, Share};
 use crate::exec::{Exec, Live};
 use crate::guest::{Guest, READ, WRITE};
 use crate::proto::{self, json, Failure, Kind};
@@ -28,16 +28,15 @@ impl Guest {
         }
         if let Some(conn) = self.conns.get_mut(key) {
             conn.role = Role::Writer { exec: found, eof: request.eof, last: false };
-            conn.deadline = None;
         }
         Ok(())
     }
 
     /// A data frame has come from a writer or a viewer.
-    pub fn on_feed(&mut self, key: Key, data: Vec<u8>) -> Result<(), Failure> {
+    pub fn on_feed(&mut self, key: Key, data: Vec<u8>, share: Option<Share>) -> Result<(), Failure> {
         let Some(conn) = self.conns.get_mut(key) else { return Ok(()) };
         let (Role::Writer { exec, .. } | Role::Viewer { exec, .. }) = conn.role else { return Ok(()) };
-        conn.feed = Feed { data, done: 0, total: conn.feed.total };
+        conn.feed = Feed { data, done: 0, total: conn.feed.total, _share: share };
         let live = self.execs.slots.get_mut(exec).and_then(Exec::live).ok_or(Kind::Ended)?;
         live.writers.push_back(key);
         self.pump_input(exec);
@@ -55,7 +54,7 @@ impl Guest {
         let live = self.execs.slots.get_mut(exec).and_then(Exec::live).ok_or(Kind::Ended)?;
         if eof && live.terminal.is_some() {
             let total = conn.feed.total;
-            return self.on_feed(key, vec![CTRL_D]).map(|()| self.settle(key, total));
+            return self.on_feed(key, vec![CTRL_D], None).map(|()| self.settle(key, total));
         }
         if eof {
             live.input = None;
@@ -104,7 +103,7 @@ impl Guest {
 
     fn on_fed(&mut self, key: Key) {
         let Some(conn) = self.conns.get_mut(key) else { return };
-        conn.feed.data = Vec::new();
+        conn.feed = Feed { total: conn.feed.total, ..Feed::default() };
         if let Role::Writer { last: true, .. } = conn.role {
             // It was the typed end of file, which is not counted.
             let total = conn.feed.total.saturating_sub(1);

@@ -52,9 +52,9 @@ impl Guest {
                 host: Side::default(),
                 service: Side::default(),
             }));
-            // The deadline of the request bounds the connecting too.
             conn.io.want(Some(HANGUP_ONLY)).map_err(|errno| Failure::own(errno, "epoll"))?;
         }
+        self.limit_request(key);
         Ok(())
     }
 

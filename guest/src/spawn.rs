@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::mem::zeroed;
+use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::ptr;
@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 use libc::{c_char, c_int};
 
 use crate::files::resolve;
-use crate::proto::{Exec, Failure, Kind};
+use crate::proto::{Exec, Failure, Kind, MAX_PATH};
 use crate::sys::{check, Errno, Sys};
 use crate::users::Account;
 
@@ -24,6 +24,12 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 /// Added to the guest's own score, so that the kernel's out-of-memory killer takes commands before the guest.
 const OOM_SCORE_MORE: i32 = 300;
 const OOM_SCORE_MAX: i32 = 1000;
+
+/// The kernel takes no argument or variable of more pages than that (MAX_ARG_STRLEN), its NUL included, and of all of
+/// them and the pointers to them no more than that (three quarters of _STK_LIM). A request can be shorter than what it
+/// takes to hand it to the kernel: what the kernel refuses is refused before it is copied.
+const TEXT_PAGES: usize = 32;
+const TEXTS_MAX: usize = 6 << 20;
 
 /// What the child was doing when it failed; the first byte in the pipe.
 const AT_DIRECTORY: u8 = 1;
@@ -40,7 +46,9 @@ pub struct Streams {
 
 /// A program about to be started. The pointer tables point into the string tables beside them.
 pub struct Program {
-    candidates: Vec<CString>,
+    name: CString,
+    /// Where to look for `name`, separated by colons; None when it is a path.
+    path: Option<String>,
     argv: Table,
     envp: Table,
     cwd: CString,
@@ -82,11 +90,15 @@ impl Program {
         if env.iter().any(|(name, _)| name.is_empty() || name.contains('=')) {
             return Err(Kind::BadCommand.into());
         }
+        if too_long(&request.argv, &env) {
+            return Err(Kind::TooLong.into());
+        }
         let path = env.get("PATH").copied().unwrap_or(DEFAULT_PATH);
         let envp: Result<Vec<_>, _> = env.iter().map(|(name, value)| c(&format!("{name}={value}"))).collect();
         let argv: Result<Vec<_>, _> = request.argv.iter().map(|text| c(text)).collect();
         Ok(Program {
-            candidates: candidates(name, path)?,
+            name: c(name)?,
+            path: (!name.contains('/')).then(|| path.to_owned()),
             argv: Table::new(argv?),
             envp: Table::new(envp?),
             cwd: directory(request.cwd.as_deref(), &account.home)?,
@@ -145,13 +157,17 @@ impl Program {
         become_user(self.uid, self.gid, &self.groups)
     }
 
-    /// Try the candidates as execvp does. Returns only on failure.
+    /// Try each part of PATH as execvp does. Returns only on failure.
     unsafe fn exec(&self) -> Errno {
+        let Some(path) = &self.path else { return self.exec_at(self.name.as_ptr()) };
+        let mut place = [0; MAX_PATH];
         let mut denied = None;
         let mut last = Errno(libc::ENOENT);
-        for candidate in &self.candidates {
-            libc::execve(candidate.as_ptr(), self.argv.pointers.as_ptr(), self.envp.pointers.as_ptr());
-            last = Errno::last();
+        for folder in path.split(':') {
+            last = match join(&mut place, folder, self.name.as_bytes()) {
+                Some(full) => self.exec_at(full.as_ptr().cast()),
+                None => Errno(libc::ENOENT),
+            };
             match last.0 {
                 libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
                 libc::EACCES => denied = Some(last),
@@ -159,6 +175,11 @@ impl Program {
             }
         }
         denied.unwrap_or(last)
+    }
+
+    unsafe fn exec_at(&self, place: *const c_char) -> Errno {
+        libc::execve(place, self.argv.pointers.as_ptr(), self.envp.pointers.as_ptr());
+        Errno::last()
     }
 }
 
@@ -172,14 +193,28 @@ fn directory(cwd: Option<&str>, home: &str) -> Result<CString, Failure> {
     }
 }
 
-/// Where `name` may be: itself when it has a slash, else in each directory of PATH.
-fn candidates(name: &str, path: &str) -> Result<Vec<CString>, Failure> {
-    if name.contains('/') {
-        return Ok(vec![c(name)?]);
-    }
+/// The C string `folder/name` in `room`; None when no path is that long. Allocates nothing: the child calls it.
+fn join<'a>(room: &'a mut [u8; MAX_PATH], folder: &str, name: &[u8]) -> Option<&'a [u8]> {
     // An empty part of PATH means the working directory, since ever.
-    let place = |folder: &str| if folder.is_empty() { format!("./{name}") } else { format!("{folder}/{name}") };
-    path.split(':').map(|folder| c(&place(folder))).collect()
+    let folder = if folder.is_empty() { b"." } else { folder.as_bytes() };
+    let length = folder.len() + 1 + name.len();
+    let place = room.get_mut(..=length)?;
+    place[..folder.len()].copy_from_slice(folder);
+    place[folder.len()] = b'/';
+    place[folder.len() + 1..length].copy_from_slice(name);
+    place[length] = 0;
+    Some(place)
+}
+
+fn too_long(argv: &[String], env: &HashMap<&str, &str>) -> bool {
+    // SAFETY: no memory is involved.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+    let variables = env.iter().map(|(name, value)| name.len() + 1 + value.len());
+    let mut total = 0;
+    argv.iter().map(String::len).chain(variables).any(|length| {
+        total += length + 1 + size_of::<*const c_char>();
+        length >= TEXT_PAGES * page || total > TEXTS_MAX
+    })
 }
 
 /// Base environment, then the user's variables, then the request's; the last one wins.
@@ -340,13 +375,28 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_looked_for_in_every_part_of_path() {
-        let texts = |name, path| -> Vec<String> {
-            candidates(name, path).unwrap().into_iter().map(|c| c.into_string().unwrap()).collect()
+    fn a_program_is_looked_for_in_a_part_of_path_unless_no_path_is_that_long() {
+        let mut room = [1; MAX_PATH];
+        assert_eq!(join(&mut room, "/a", b"ls"), Some(b"/a/ls\0".as_slice()));
+        assert_eq!(join(&mut room, "", b"ls"), Some(b"./ls\0".as_slice()));
+        assert!(join(&mut room, &"x".repeat(MAX_PATH - 4), b"ls").is_some());
+        assert!(join(&mut room, &"x".repeat(MAX_PATH - 3), b"ls").is_none());
+    }
+
+    #[test]
+    fn what_the_kernel_takes_of_no_command_is_refused_before_it_is_copied() {
+        let limit = crate::sys::open_files();
+        let kind = |argv: &[&str], env: &[(&str, &str)]| {
+            Program::new(&request(argv, env), &account(), &[], limit).map(drop).map_err(|failure| failure.kind)
         };
-        assert_eq!(texts("ls", "/a:/b"), ["/a/ls", "/b/ls"]);
-        assert_eq!(texts("ls", "/a:"), ["/a/ls", "./ls"]);
-        assert_eq!(texts("./ls", "/a"), ["./ls"]);
+        let long = "x".repeat(TEXT_PAGES * 65536);
+        assert_eq!(kind(&["true", &long], &[]), Err(Kind::TooLong));
+        assert_eq!(kind(&["true"], &[("PATH", &long)]), Err(Kind::TooLong));
+        assert_eq!(kind(&vec![""; 700_000], &[]), Err(Kind::BadCommand));
+        let mut many = vec!["true"];
+        many.resize(700_000, "");
+        assert_eq!(kind(&many, &[]), Err(Kind::TooLong));
+        assert_eq!(kind(&["true", &"x".repeat(100_000)], &[("A", &"x".repeat(100_000))]), Ok(()));
     }
 
     #[test]

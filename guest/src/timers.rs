@@ -45,6 +45,12 @@ impl Timers {
         }
     }
 
+    /// Forget timers that nobody waits for any more, and give back what a burst of them took.
+    pub fn keep(&mut self, wanted: impl Fn(Timer) -> bool) {
+        self.0.retain(|Reverse((_, timer))| wanted(*timer));
+        self.0.shrink_to(2 * self.0.len());
+    }
+
     /// For epoll_wait: milliseconds until the next timer, rounded up; -1 without any.
     pub fn wait_ms(&self, now: Instant) -> i32 {
         self.0.peek().map_or(-1, |Reverse((when, _))| {
@@ -57,6 +63,18 @@ impl Timers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn timers_that_nobody_wants_take_no_room() {
+        let (mut timers, now) = (Timers::new(), Instant::now());
+        for _ in 0..1000 {
+            timers.at(now, Timer::Accept);
+        }
+        timers.at(now, Timer::Trim);
+        timers.keep(|timer| timer == Timer::Trim);
+        assert!(timers.0.capacity() < 10);
+        assert_eq!((timers.due(now), timers.due(now)), (Some(Timer::Trim), None));
+    }
 
     #[test]
     fn timers_come_in_order_and_only_when_due() {

@@ -71,8 +71,9 @@ class Done:
 class Box:
     """A guest that runs; `client` talks to it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: tuple[str, ...] = (str(GUEST),)) -> None:
         self.folder = folder
+        self._program = program
         self.path = folder / "guest.sock"
         self.client = GuestClient(self.path)
         self.pid = 0
@@ -89,7 +90,17 @@ class Box:
         # A shell puts the descriptors where they belong; it is gone before the enclosure begins.
         command = " ".join(f"{place}<&{fd}" for place, fd in keep.items())
         self._process = subprocess.Popen(
-            ["/bin/bash", "-c", f'exec "$@" {command}', "bash", sys.executable, "-S", str(ENCLOSURE), "4", str(GUEST)],
+            [
+                "/bin/bash",
+                "-c",
+                f'exec "$@" {command}',
+                "bash",
+                sys.executable,
+                "-S",
+                str(ENCLOSURE),
+                "4",
+                *self._program,
+            ],
             pass_fds=tuple(keep.values()),
             stdin=subprocess.DEVNULL,
         )
@@ -203,8 +214,9 @@ def build() -> None:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Box]:
-    box = Box(folder)
+def running(folder: Path, program: tuple[str, ...] = (str(GUEST),)) -> Iterator[Box]:
+    """A box whose process 1 is `program`: the guest, or something that takes its place."""
+    box = Box(folder, program)
     try:
         box.start()
         yield box

@@ -1,7 +1,7 @@
 """Run the guest as a box would: root of its own user, process, mount, network, name and IPC namespaces.
 
-Started as a program with the number of a pipe and the guest's path; standard library only. Descriptor 3 is the
-listening socket. Host root maps 65,536 ids of no account into it, so that changing users works as in a box.
+Started as a program with the number of a pipe, the guest's path and its arguments; standard library only. Descriptor 3
+is the listening socket. Host root maps 65,536 ids of no account into it, so that changing users works as in a box.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def furnish() -> None:
         fcntl.ioctl(probe, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
 
 
-def main(gate: int, guest: str) -> None:
+def main(gate: int, guest: str, *arguments: str) -> None:
     """Enter the namespaces, wait at `gate` until the host has written the id maps, become the guest."""
     call("prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
     # Found before `furnish` hides the folders of the host: the source tree may lie under any of them.
@@ -84,8 +84,8 @@ def main(gate: int, guest: str) -> None:
         return
     call("prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
     furnish()
-    os.execve(program, [guest], {"PATH": "/usr/bin:/bin"})
+    os.execve(program, [guest, *arguments], {"PATH": "/usr/bin:/bin"})
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), *sys.argv[2:])

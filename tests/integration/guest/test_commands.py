@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
 import time
 from pathlib import Path
@@ -123,6 +125,21 @@ async def test_what_cannot_begin_says_why_and_leaves_nothing(
         await box.run(*argv, **options)
     assert [state.running for state in await box.client.executions()] == [False]
     assert await soon(lambda: not Path(f"/proc/{box.pid}/task/{box.pid}/children").read_text())
+
+
+@pytest.mark.slow
+async def test_a_command_may_take_longer_to_begin_than_its_request(box: Box) -> None:
+    """Its start is held up between fork and exec, as a busy disk or a limit of the processor does."""
+    far = ":".join(["/usr/share"] * 11_000)
+    starting = asyncio.ensure_future(box.run("true", env={"PATH": f"{far}:/usr/bin:/bin"}))
+    async with asyncio.timeout(5):
+        while not (children := Path(f"/proc/{box.pid}/task/{box.pid}/children").read_text().split()):
+            await asyncio.sleep(0.001)
+    os.kill(int(children[0]), signal.SIGSTOP)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(starting), 11)  # a request has 10 s, a start has 30
+    os.kill(int(children[0]), signal.SIGCONT)
+    assert (await starting).code == 0
 
 
 async def test_a_script_without_an_interpreter_line_is_not_executable(box: Box) -> None:

@@ -2,93 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import random
-import socket
-import struct
-import time
 from pathlib import Path
 
 import pytest
 
-from corral.runtime.contract import TerminalSize
 from tests.integration.guest.box import Box, soon
-
-SEED = int(os.environ.get("GUEST_FUZZ_SEED", "20261123"))
-OPS = ["hello", "claim", "exec", "wait", "executions", "signal", "stdin", "resize", "attach", "read", "write", "list"]
-OPS += ["stat", "connect", "later", ""]
-VALUES: list[object] = [
-    None,
-    True,
-    0,
-    -1,
-    1 << 70,
-    1.5,
-    "",
-    "x",
-    "a\0b",
-    "/tmp/f",
-    [],
-    ["x"],
-    {},
-    {"a": "b"},
-    {"rows": 1},
-]
-FIELDS = ["id", "argv", "env", "cwd", "user", "stdin", "terminal", "limit", "path", "port", "signal", "eof", "rows"]
-FIELDS += ["cols", "hostname", "offset", "mode", "group"]
-
-
-def connect(box: Box) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(5)
-    sock.connect(str(box.path))
-    return sock
-
-
-def frame(kind: int, payload: bytes, length: int | None = None) -> bytes:
-    return struct.pack("<BI", kind, len(payload) if length is None else length) + payload
-
-
-def send(sock: socket.socket, data: bytes, fds: tuple[int, ...] = ()) -> None:
-    """Send, and close that direction."""
-    try:
-        if fds:
-            socket.send_fds(sock, [data], list(fds))
-        else:
-            sock.sendall(data)
-        sock.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass  # it had closed already, which is an answer
-
-
-def exchange(box: Box, data: bytes, fds: tuple[int, ...] = ()) -> bytes:
-    """Send, and return what comes until the guest closes."""
-    with connect(box) as sock:
-        send(sock, data, fds)
-        answer = b""
-        try:
-            while more := sock.recv(65536):
-                answer += more
-        except ConnectionResetError:
-            pass
-        return answer
-
-
-def poke(box: Box, data: bytes) -> None:
-    """Send, and wait for the first bytes of an answer, or the end."""
-    with connect(box) as sock:
-        send(sock, data)
-        with contextlib.suppress(ConnectionResetError):
-            sock.recv(65536)
-
-
-def error_of(answer: bytes) -> str:
-    kind, length = struct.unpack("<BI", answer[:5])
-    assert (kind, len(answer)) == (3, 5 + length)
-    loaded: str = json.loads(answer[5:])["kind"]
-    return loaded
+from tests.integration.guest.raw import connect, error_of, exchange, frame
 
 
 @pytest.mark.parametrize(
@@ -127,44 +47,6 @@ async def test_descriptors_where_none_belong_are_closed(box: Box) -> None:
             data = frame(1, b'{"op":"hello"}')
             assert error_of(exchange(box, data, (file.fileno(),) * count)) == "bad-request"
     assert await soon(lambda: box.descriptors() == before)
-
-
-def hostile(rng: random.Random) -> bytes:
-    """Bytes that are a request less and less often."""
-    choice = rng.random()
-    if choice < 0.2:
-        return rng.randbytes(rng.randrange(1, 200))
-    if choice < 0.4:
-        return frame(rng.randrange(8), rng.randbytes(rng.randrange(64)), rng.choice([None, 3, 1 << 20]))
-    request = {"op": rng.choice(OPS)} | {name: rng.choice(VALUES) for name in rng.sample(FIELDS, 6)}
-    if choice < 0.8:
-        request["id"] = rng.choice(["x", "y"])
-    data = frame(1, json.dumps(request).encode())
-    for _ in range(rng.randrange(3)):
-        data += frame(rng.choice([1, 5, 6]), rng.randbytes(rng.randrange(20)))
-    return data
-
-
-async def test_random_bytes_and_requests_do_not_end_the_guest(box: Box) -> None:
-    rng = random.Random(SEED)
-    began = time.monotonic()
-    quiet = ("/bin/sh", "-c", "trap '' INT QUIT TERM HUP; while :; do cat; sleep 0.01; done")
-    async with (
-        box.start_command(*quiet, terminal=TerminalSize(), name="x"),
-        box.start_command(*quiet, stdin=True, name="y"),
-    ):
-        for turn in range(20_000):
-            if time.monotonic() - began > 15:
-                break
-            data = hostile(rng)
-            try:
-                poke(box, data)
-            except TimeoutError:
-                pytest.fail(f"no answer in turn {turn} with seed {SEED}: {data!r}")
-    hello = await box.client.hello()
-    assert hello.uptime_ms >= 0
-    done = await box.sh("echo well", user="root")
-    assert done.stdout == b"well\n"
 
 
 async def test_many_connections_that_say_nothing_are_bounded_and_dropped(box: Box) -> None:

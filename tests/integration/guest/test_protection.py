@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.harness import guest_reach
 from tests.integration.guest.box import Box
 
 TRACE = """
@@ -41,3 +42,16 @@ async def test_removing_everything_leaves_a_guest_that_answers(box: Box) -> None
     done = await box.run("/bin/sh", "-c", "echo well; id -u")
     assert done.stdout == b"well\n0\n"
     await box.client.hello()
+
+
+@pytest.mark.parametrize("user", ["root", "user"])
+async def test_no_process_of_the_box_can_speak_to_the_guest(box: Box, user: str) -> None:
+    await box.sh("head -c 10000000 /dev/zero > /tmp/large; chmod 644 /tmp/large")
+    # A file call that waits: a thread of process 1 that has become the very user.
+    reader = await box.client.read_file("/tmp/large", user=user)
+    done = await box.run("python3", "-c", guest_reach.PROGRAM, user=user)
+    await reader.close()
+    tasks, tried = done.stdout.decode().splitlines()
+    assert tasks == "tasks 2"
+    assert int(tried.split()[1]) > 64
+    assert (await box.sh("echo well")).stdout == b"well\n"

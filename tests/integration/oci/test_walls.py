@@ -12,6 +12,7 @@ import pytest
 
 from corral.runtime.contract import ExecSpec
 from corral.runtime.network import firewall
+from tests.harness import guest_reach
 from tests.integration.oci.conftest import Bench
 
 pytestmark = [pytest.mark.root, pytest.mark.image, pytest.mark.timeout(120)]
@@ -150,3 +151,16 @@ async def test_the_filter_of_a_server_that_was_killed_does_not_outlive_its_claim
         await bench.box("box")
         gateway = (await bench.sh("box", "ip -4 route show default | cut -d' ' -f3")).stdout.strip()
         assert (await bench.sh("box", tried(gateway, offered))).code == 0
+
+
+@pytest.mark.parametrize("user", ["root", None])
+async def test_no_process_of_a_box_can_speak_to_its_guest(bench: Bench, user: str | None) -> None:
+    await bench.box("box")
+    await bench.sh("box", "head -c 10000000 /dev/zero > /tmp/large; chmod 644 /tmp/large")
+    # A file call that waits: a thread of process 1 that has become the very user.
+    reader = await bench.runtime.read_file("box", "/tmp/large", user=user)
+    done = await bench.sh("box", f"python3 - <<'END'\n{guest_reach.PROGRAM}\nEND", user)
+    await reader.close()
+    tasks, tried = done.stdout.splitlines()
+    assert tasks == "tasks 2"
+    assert int(tried.split()[1]) > 64
