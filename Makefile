@@ -32,8 +32,12 @@ test: setup-test ## Run all tests (ARGS="-k name" for some)
 
 fuzz: SECONDS ?= 300
 fuzz: SEED ?= 1
-fuzz: setup-test ## Send the API requests made from its own document (SECONDS=300 SEED=1)
-	@FUZZ_SECONDS=$(SECONDS) FUZZ_SEED=$(SEED) $(PYTHON) -m pytest tests/integration/api/test_fuzz.py $(ARGS)
+fuzz: export FUZZ_SEED = $(SEED)
+fuzz: export FUZZ_SECONDS = $(shell expr $(SECONDS) / 5)
+fuzz: setup-test ## Random requests to the API, random bytes between guest and host (SECONDS=300 SEED=1)
+	@cargo test --quiet --locked --manifest-path guest/Cargo.toml random
+	@$(PYTHON) -m pytest -k "random or document_names" tests/unit/runtime/guest/test_guest_fuzz.py \
+	  tests/integration/guest/test_guest_fuzz.py tests/integration/api/test_fuzz.py $(ARGS)
 
 check: setup-test ## Format, lint, types, style tests
 	@tools/check.sh

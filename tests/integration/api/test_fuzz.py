@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import time
 
 import pytest
 
+from tests.harness import fuzzing
 from tests.integration.api.fuzz import Fuzzer
 from tests.integration.api.stand import Stand
-
-SEED = int(os.environ.get("FUZZ_SEED", "20261123"))
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 
 #: Requests to one route in one round.
 EXAMPLES = 12
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240 + SECONDS)
+@pytest.mark.timeout(240 + fuzzing.SECONDS)
 async def test_every_answer_is_one_that_the_document_names(stand: Stand) -> None:
     devbox_id = await stand.devbox()
     execution = await stand.run(devbox_id, "echo out; echo err >&2")
@@ -28,13 +24,9 @@ async def test_every_answer_is_one_that_the_document_names(stand: Stand) -> None
     fuzzer = Fuzzer(stand.url, stand.key, spec, ids)
     operations = list(fuzzer.operations())
     assert len(operations) > 25
-    ends, seed = time.monotonic() + SECONDS, SEED
-    while True:
+    for seed in fuzzing.rounds():
         for operation in operations:
             await asyncio.to_thread(fuzzer.run, operation, EXAMPLES, seed)
-        seed += 1
-        if time.monotonic() >= ends:
-            break
     # Requests got past the key, the checks and the look-up as well as being refused by each.
     assert {200, 400, 401, 404} <= fuzzer.statuses.keys(), fuzzer.statuses
     assert (await stand.client.get(f"/v1/devboxes/{devbox_id}")).json()["status"] == "running"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,7 +23,6 @@ from corral.runtime.contract import (
 from corral.runtime.guest import GuestClient, protocol
 from tests.unit.runtime.guest.fake_guest import frame, guest, request_of, says
 
-SEED = int(os.environ.get("GUEST_FUZZ_SEED", "20261123"))
 HELLO = {"protocol": 1, "version": "0.1.0", "ready": True, "claimed": False, "uptime_ms": 5}
 STARTED = frame(2, {"pid": 7, "known": False})
 INFO = {"path": "/f", "kind": "file", "size": 3, "mode": 0o644, "mtime": 1.5, "uid": 0, "gid": 0}
