@@ -8,21 +8,21 @@ from typing import Final
 from corral.api.routing import Later
 from corral.identity.model import Need, Resource, Scope
 
-#: Resource, what it is called, and its routes: GET looks, everything else changes.
+#: Resource, what it is called, and its routes, some with what they do: GET looks, everything else changes.
 _ROUTES: Final[tuple[tuple[Resource, str, str], ...]] = (
     (
         Resource.DEVBOXES,
         "devboxes",
         """
-        POST /v1/devboxes/{id}/create_gateway_token
-        POST /v1/devboxes/{id}/create_mcp_token
-        POST /v1/devboxes/{id}/create_ssh_key
-        POST /v1/devboxes/{id}/create_tunnel
-        POST /v1/devboxes/{id}/enable_tunnel
-        POST /v1/devboxes/{id}/remove_tunnel
-        POST /v1/devboxes/{id}/suspend
-        POST /v1/devboxes/{id}/resume
-        GET /v1/devboxes/{id}/logs/tail
+        POST /v1/devboxes/{id}/create_gateway_token  create gateway token
+        POST /v1/devboxes/{id}/create_mcp_token  create MCP token
+        POST /v1/devboxes/{id}/create_ssh_key  create SSH key
+        POST /v1/devboxes/{id}/create_tunnel  create tunnel
+        POST /v1/devboxes/{id}/enable_tunnel  enable tunnel
+        POST /v1/devboxes/{id}/remove_tunnel  remove tunnel
+        POST /v1/devboxes/{id}/suspend  suspend devbox
+        POST /v1/devboxes/{id}/resume  resume devbox
+        GET /v1/devboxes/{id}/logs/tail  follow logs
         """,
     ),
     (
@@ -197,6 +197,6 @@ def rows() -> Iterator[Later]:
     for resource, called, lines in _ROUTES:
         for line in lines.split("\n"):
             if line.strip():
-                method, path = line.split()
+                method, path, *does = line.split(maxsplit=2)
                 scope = Scope.READ if method == "GET" else Scope.WRITE
-                yield Later(method, path, Need(resource, scope), f"use {called}")
+                yield Later(method, path, Need(resource, scope), does[0] if does else f"use {called}")

@@ -235,6 +235,8 @@ def _effective(parameters: wire.LaunchParameters, idle: wire.AfterIdle | None, a
     echo.setdefault("provisioning_tier", "standard")
     if echo["resource_size_request"] == "CUSTOM_SIZE":
         echo.setdefault("custom_disk_size", CUSTOM_DISK)
+    if (cores := parameters.custom_cpu_cores) is not None and cores.is_integer():
+        echo["custom_cpu_cores"] = int(cores)  # clients before 3.0 have whole numbers only
     if idle is None:
         echo.setdefault("keep_alive_time_seconds", KEEP_ALIVE_S)
     return echo

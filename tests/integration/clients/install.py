@@ -10,10 +10,23 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 INSTALL_LIMIT_S = 300
+
+#: What the clients' own tests import, beside the client; in the versions that they are locked to.
+_SUITE_NEEDS = (
+    "pytest",
+    "pytest-asyncio",
+    "pytest-timeout",
+    "pytest-xdist",
+    "python-frontmatter",
+    "respx",
+    "uuid-utils",
+)
 
 
 class NotInstallable(Exception):
@@ -35,6 +48,39 @@ def python(version: str) -> Path:
 
     _once(folder, install)
     return folder / "bin" / "python"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The client's own tests as its source distribution has them, and a Python that can run them there."""
+
+    python: Path
+    tree: Path
+
+
+def suite(version: str) -> Suite:
+    """The tests that belong to the Python client of this version. Raises NotInstallable.
+
+    The TypeScript client is published without its tests.
+    """
+    folder = cache() / f"suite-{version}"
+    name = f"runloop_api_client-{version}"
+
+    def install() -> None:
+        _run(sys.executable, "-m", "venv", str(folder))
+        pip = str(folder / "bin" / "pip")
+        source = ("--no-deps", "--no-binary", ":all:", f"runloop-api-client=={version}")
+        _run(pip, "download", "--quiet", "--dest", str(folder), *source)
+        with tarfile.open(folder / f"{name}.tar.gz") as archive:
+            archive.extractall(folder, filter="data")
+        lock = (folder / name / "requirements-dev.lock").read_text().splitlines()
+        pinned = folder / "constraints.txt"
+        pinned.write_text("\n".join(line for line in lock if not line.startswith("-e")))
+        client = f"runloop-api-client=={version}"
+        _run(pip, "install", "--quiet", "--constraint", str(pinned), client, *_SUITE_NEEDS)
+
+    _once(folder, install)
+    return Suite(folder / "bin" / "python", folder / name)
 
 
 def typescript(version: str) -> Path:

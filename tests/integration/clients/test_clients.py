@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,27 +18,15 @@ TYPESCRIPT_CHECKS = re.findall(r"^  async (\w+)\(\) {", (SCRIPTS / "typescript_c
 
 LIMIT_S = 120
 
+VERSIONS = ("3.0.0", "1.32.0")
+
 #: Named shells are gone from the client 3.
 PYTHON_CASES = [
     (version, check)
-    for version in ("3.0.0", "1.32.0")
+    for version in VERSIONS
     for check in PYTHON_CHECKS
     if (version, check) != ("3.0.0", "named_shell")
 ]
-
-
-RUNTIMES = ["fake", pytest.param("oci", marks=[pytest.mark.root, pytest.mark.image])]
-
-
-@pytest.fixture(scope="module", params=RUNTIMES)
-def runtime(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def server(runtime: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("clients") / "data", runtime=runtime) as one:
-        yield one
 
 
 def run(server: Server, runtime: str, *command: str, cwd: Path | None = None) -> None:
@@ -54,6 +41,15 @@ def run(server: Server, runtime: str, *command: str, cwd: Path | None = None) ->
 @pytest.mark.parametrize(("version", "check"), PYTHON_CASES)
 def test_the_python_client_works_unchanged(server: Server, runtime: str, version: str, check: str) -> None:
     run(server, runtime, str(install.python(version)), str(SCRIPTS / "python_client.py"), check)
+
+
+@pytest.mark.timeout(LIMIT_S + install.INSTALL_LIMIT_S)
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_method_and_field_of_the_python_client_is_answered_or_refused(
+    server: Server, runtime: str, version: str, kind: str
+) -> None:
+    run(server, runtime, str(install.python(version)), str(SCRIPTS / "every_method.py"), kind)
 
 
 @pytest.mark.timeout(LIMIT_S + install.INSTALL_LIMIT_S)

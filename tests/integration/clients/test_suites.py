@@ -1,0 +1,132 @@
+"""The Python clients' own live tests, as their source distributions have them, against this server.
+
+Owns the list of those that cannot pass here, each with what the server says instead. The TypeScript client is
+published without its tests: `typescript_client.mjs` does what they do.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import subprocess
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.harness.server import Server
+from tests.integration.clients import install
+
+LIMIT_S: Final = 540
+
+#: Test, without its folder -> what the server must have said. Everything else has to pass.
+NOT_OFFERED: Final = {
+    "*axon.Test*": "cannot use axons",
+    "*agent.Test*": "cannot use agents",
+    "*blueprint.Test*": "cannot use blueprints",
+    "*gateway_config.Test*": "cannot use gateways",
+    "*mcp_config.Test*": "cannot use gateways",
+    "*network_policy.Test*": "cannot use network policies",
+    "*secret.Test*": "cannot use secrets",
+    "*snapshot.Test*": "cannot use disk snapshots",
+    "*storage_object.Test*": "cannot use objects",
+    "*scenario.Test*": "cannot use scenarios",
+    "*scorer.Test*": "cannot use scenarios",
+    "*benchmark.Test*": "cannot use benchmarks",
+    "test_blueprints.*blueprint_and_await_build*": "cannot use blueprints",
+    "test_blueprints.*blueprint_with_secret*": "cannot use blueprints",
+    "test_blueprints.*base_blueprint_by_name*": "there is no blueprint",
+    "test_snapshots.test_snapshot_devbox*": "cannot use disk snapshots",
+    "test_scenarios_benchmarks.*": "cannot use scenarios",
+    "test_devboxes.test_await_suspended*": "cannot suspend devbox",
+    "*devbox.*.test_suspend_and_resume": "cannot suspend devbox",
+    "*devbox.*.test_resume_async": "cannot suspend devbox",
+    "*devbox.*.test_create_ssh_key": "cannot create SSH key",
+    "*devbox.*.test_enable_tunnel": "cannot enable tunnel",
+    "*devbox.*.test_create_with_tunnel_param": "tunnel: this server does not offer it",
+    "*devbox.*.test_create_from_blueprint_*": "cannot use blueprints",
+    "*devbox.*.test_create_from_snapshot": "cannot use disk snapshots",
+    "*devbox.*.test_snapshot_disk*": "cannot use disk snapshots",
+}
+
+#: Tests that use what an earlier one of these could not make.
+FOLLOWERS: Final = (
+    "test_blueprints.*base_blueprint_by_id*",
+    "test_snapshots.test_launch_devbox_from_snapshot*",
+)
+
+#: Passes in spite of the patterns above: it wants an error.
+PASSING: Final = ("*blueprint.Test*ErrorHandling.*",)
+
+#: Only run when asked for with a variable of their own, against the public service.
+SKIPPED: Final = ("examples.test_examples.*",)
+
+#: Tests of devboxes and executions that passed at least: a suite that does not run must not look like one that does.
+PASS_AT_LEAST: Final = 80
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`state` is passed, skipped or failed; `said` the message of a failure."""
+
+    name: str
+    state: str
+    said: str
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("suites") / "data", runtime="oci") as one:
+        yield one
+
+
+@pytest.mark.root
+@pytest.mark.image
+@pytest.mark.slow
+@pytest.mark.timeout(LIMIT_S + install.INSTALL_LIMIT_S)
+@pytest.mark.parametrize("version", ["3.0.0", "1.32.0"])
+def test_the_clients_own_live_tests_pass_but_for_what_is_not_offered(
+    server: Server, tmp_path: Path, version: str
+) -> None:
+    outcomes = run(server, install.suite(version), tmp_path / "report.xml")
+    wrong = [outcome for outcome in outcomes if not expected(outcome)]
+    assert not wrong, "\n".join(f"{one.name} {one.state}: {one.said[:300]}" for one in wrong)
+    assert sum(one.state == "passed" for one in outcomes) >= PASS_AT_LEAST
+
+
+def run(server: Server, suite: install.Suite, report: Path) -> list[Outcome]:
+    """Run the suite with the settings that it has itself, but with fewer workers; every test with its outcome."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("RUNLOOP_", "PYTEST_"))}
+    env |= {"RUNLOOP_BASE_URL": server.url, "RUNLOOP_API_KEY": server.key, "RUN_SMOKETESTS": "1"}
+    command = [str(suite.python), "-m", "pytest", "tests/smoketests", "-m", "smoketest", "-n", "3"]
+    command += ["--show-capture=no", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    done = subprocess.run(command, cwd=suite.tree, env=env, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode in {0, 1}, done.stdout[-3000:] + done.stderr[-3000:]
+    return [_outcome(case) for case in ET.parse(report).iter("testcase")]  # noqa: S314 - written by that process
+
+
+def _outcome(case: ET.Element) -> Outcome:
+    name = f"{case.get('classname', '').removeprefix('tests.smoketests.').removeprefix('sdk.')}.{case.get('name')}"
+    for tag, state in (("failure", "failed"), ("error", "failed"), ("skipped", "skipped")):
+        if (found := case.find(tag)) is not None:
+            return Outcome(name, state, found.get("message", "") + (found.text or ""))
+    return Outcome(name, "passed", "")
+
+
+def expected(outcome: Outcome) -> bool:
+    """Whether the test had to end like this."""
+    if outcome.state == "skipped":
+        return _is_one_of(outcome.name, SKIPPED)
+    said = [words for pattern, words in NOT_OFFERED.items() if fnmatch.fnmatch(outcome.name, pattern)]
+    if _is_one_of(outcome.name, PASSING) or not (said or _is_one_of(outcome.name, FOLLOWERS)):
+        return outcome.state == "passed"
+    if outcome.state == "passed":
+        return False
+    return not said or any(words in outcome.said for words in said)
+
+
+def _is_one_of(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
