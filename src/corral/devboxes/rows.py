@@ -219,7 +219,7 @@ def _cursor(connection: sa.Connection, account_id: str, devbox_id: str) -> int:
     query = sa.select(_C.seq).where(_C.id == devbox_id, _C.account_id == account_id)
     seq = connection.execute(query).scalar()
     if seq is None:
-        raise errors.Invalid(f"cannot list devboxes: there is no devbox {devbox_id} to start after")
+        raise errors.Invalid(f"cannot list devboxes: starting_after: there is no devbox {devbox_id} to start after")
     return int(seq)
 
 

@@ -28,6 +28,7 @@ EXECUTION_ID: Final = r"^[0-9A-Za-z_-]{1,64}$"
 
 SESSION_NAME: Final = r"^[0-9A-Za-z_-]{1,256}$"
 MOST_CELLS: Final = 1000
+MOST_PORTS: Final = 65_535
 
 _SHELL_NAME: Final = re.compile(r"[^\x00-\x1f]{1,256}")
 
@@ -38,17 +39,21 @@ def _no_nul(value: str) -> str:
     return value
 
 
-def _command(value: str) -> str:
+def _not_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("must not be blank")
+    return value
+
+
+def _command(value: str) -> str:
+    _not_blank(value)
     if (size := len(value.encode())) > COMMAND_BYTES:
         raise ValueError(f"must be at most {COMMAND_BYTES} bytes, not {size}: write a script with write_file_contents")
     return _no_nul(value)
 
 
 def _path(value: str) -> str:
-    if not value.strip():
-        raise ValueError("must not be blank")
+    _not_blank(value)
     if len(value.encode()) > PATH_BYTES:
         raise ValueError(f"must be at most {PATH_BYTES} bytes")
     return _no_nul(value)
@@ -67,9 +72,11 @@ def _shell_name(value: str) -> str:
     return value
 
 
+Filled = Annotated[Text, AfterValidator(_not_blank)]
 Command = Annotated[Text, AfterValidator(_command)]
 FilePath = Annotated[Text, AfterValidator(_path)]
 CommandId = Annotated[str, AfterValidator(_command_id)]
+Port = Annotated[int, Field(ge=0, le=MOST_PORTS)]
 ShellName = Annotated[Text, AfterValidator(_shell_name)]
 Name = Annotated[Text, Field(max_length=NAME_CHARS)]
 Metadata = Annotated[
@@ -110,7 +117,7 @@ class LifecycleHooks(Body):
     """What runs before a suspend."""
 
     suspend_commands: list[Command] | None = None
-    suspend_deadline_ms: int | None = None
+    suspend_deadline_ms: Annotated[int | None, Field(description="Checked only: nothing suspends here.")] = None
 
 
 class Lifecycle(Body):
@@ -140,11 +147,13 @@ class LaunchParameters(Body):
     after_idle: AfterIdle | None = None
     lifecycle: Lifecycle | None = None
     launch_commands: list[Command] | None = None
-    network_policy_id: str | None = None
-    provisioning_tier: Literal["standard", "flex"] | None = None
-    required_services: list[str] | None = None
+    network_policy_id: Filled | None = None
+    provisioning_tier: Annotated[
+        Literal["standard", "flex"] | None, Field(description="Both are the same here: nothing is ever pre-empted.")
+    ] = None
+    required_services: list[Filled] | None = None
     user_parameters: UserParameters | None = None
-    available_ports: Annotated[list[int] | None, Field(deprecated=True)] = None
+    available_ports: Annotated[list[Port] | None, Field(deprecated=True, description="Ignored.")] = None
 
 
 class FileMount(Body):
@@ -158,11 +167,11 @@ class FileMount(Body):
 class CodeMountParameters(Body):
     """A git repository."""
 
-    repo_name: str
-    repo_owner: str
-    token: str | None = None
-    git_ref: str | None = None
-    install_command: str | None = None
+    repo_name: Filled
+    repo_owner: Filled
+    token: Filled | None = None
+    git_ref: Filled | None = None
+    install_command: Filled | None = None
 
 
 class CodeMount(CodeMountParameters):
@@ -175,29 +184,29 @@ class ObjectMount(Body):
     """A stored object."""
 
     type: Literal["object_mount"]
-    object_id: str
-    object_path: str
+    object_id: Filled
+    object_path: Filled
 
 
 class AgentMount(Body):
     """An agent."""
 
     type: Literal["agent_mount"]
-    agent_id: str | None = None
-    agent_name: str | None = None
-    agent_path: str | None = None
-    auth_token: str | None = None
+    agent_id: Filled | None = None
+    agent_name: Filled | None = None
+    agent_path: Filled | None = None
+    auth_token: Filled | None = None
 
 
 class BrokerMount(Body):
     """An event stream that drives an agent."""
 
     type: Literal["broker_mount"]
-    axon_id: str
+    axon_id: Filled
     protocol: Literal["acp", "claude_json", "codex_json", "pi_json"] | None = None
-    agent_binary: str | None = None
-    launch_args: list[str] | None = None
-    working_directory: str | None = None
+    agent_binary: Filled | None = None
+    launch_args: list[Filled] | None = None
+    working_directory: Filled | None = None
 
 
 Mount = Annotated[FileMount | CodeMount | ObjectMount | AgentMount | BrokerMount, Field(discriminator="type")]
@@ -206,15 +215,15 @@ Mount = Annotated[FileMount | CodeMount | ObjectMount | AgentMount | BrokerMount
 class GatewaySpec(Body):
     """A gateway and the secret that it applies."""
 
-    gateway: str
-    secret: str
+    gateway: Filled
+    secret: Filled
 
 
 class McpSpec(Body):
     """An MCP server and the secret for it."""
 
-    mcp_config: str
-    secret: str
+    mcp_config: Filled
+    secret: Filled
 
 
 class TunnelSpec(Body):
@@ -236,14 +245,14 @@ class CreateBody(Body):
     file_mounts: dict[FilePath, Text] | None = None
     mounts: list[Mount] | None = None
     code_mounts: list[CodeMountParameters] | None = None
-    blueprint_id: str | None = None
-    blueprint_name: str | None = None
+    blueprint_id: Filled | None = None
+    blueprint_name: Filled | None = None
     snapshot_id: Annotated[str, Field(pattern=SNAPSHOT_ID)] | None = None
-    secrets: dict[str, str] | None = None
+    secrets: dict[str, Filled] | None = None
     gateways: dict[str, GatewaySpec] | None = None
     mcp: dict[str, McpSpec] | None = None
     tunnel: TunnelSpec | None = None
-    repo_connection_id: str | None = None
+    repo_connection_id: Filled | None = None
 
 
 class UpdateBody(Body):

@@ -22,10 +22,7 @@ VERSIONS = ("3.0.0", "1.32.0")
 
 #: Named shells are gone from the client 3.
 PYTHON_CASES = [
-    (version, check)
-    for version in VERSIONS
-    for check in PYTHON_CHECKS
-    if (version, check) != ("3.0.0", "named_shell")
+    (version, check) for version in VERSIONS for check in PYTHON_CHECKS if (version, check) != ("3.0.0", "named_shell")
 ]
 
 
@@ -50,6 +47,14 @@ def test_every_method_and_field_of_the_python_client_is_answered_or_refused(
     server: Server, runtime: str, version: str, kind: str
 ) -> None:
     run(server, runtime, str(install.python(version)), str(SCRIPTS / "every_method.py"), kind)
+
+
+@pytest.mark.timeout(LIMIT_S + install.INSTALL_LIMIT_S)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_parameter_of_the_python_client_is_taken_or_refused_by_name(
+    server: Server, runtime: str, version: str
+) -> None:
+    run(server, runtime, str(install.python(version)), str(SCRIPTS / "every_parameter.py"))
 
 
 @pytest.mark.timeout(LIMIT_S + install.INSTALL_LIMIT_S)

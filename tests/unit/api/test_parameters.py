@@ -125,6 +125,13 @@ def test_custom_sizes_outside_the_rules_are_refused_with_the_rule(custom: dict[s
     assert rule in refusal({"launch_parameters": {"resource_size_request": "CUSTOM_SIZE", **custom}})
 
 
+@pytest.mark.parametrize(("given", "shown"), [(2, 2), (2.0, 2), (0.5, 0.5)])
+def test_whole_cores_are_shown_as_whole_numbers(given: float, shown: float) -> None:
+    custom = {"custom_cpu_cores": given, "custom_gb_memory": 4}
+    cores = launch(resource_size_request="CUSTOM_SIZE", **custom).launch_parameters["custom_cpu_cores"]
+    assert (cores, type(cores)) == (shown, type(shown))
+
+
 def test_custom_values_without_the_custom_size_are_refused() -> None:
     message = refusal({"launch_parameters": {"custom_disk_size": 8}})
     assert message == (
@@ -261,6 +268,11 @@ def test_mounted_files_of_both_forms_come_together() -> None:
         ({"launch_parameters": {"launch_commands": "true"}}, "launch_parameters.launch_commands: must be a list"),
         ({"launch_parameters": {"resource_size_request": "HUGE"}}, "resource_size_request: must be 'X_SMALL', "),
         ({"launch_parameters": {"cpus": 2}}, "launch_parameters.cpus: is not a field of this body"),
+        ({"blueprint_id": ""}, "cannot create devbox: blueprint_id: must not be blank"),
+        ({"secrets": {"A": " "}}, "secrets.A: must not be blank"),
+        ({"launch_parameters": {"network_policy_id": ""}}, "launch_parameters.network_policy_id: must not be blank"),
+        ({"launch_parameters": {"required_services": [""]}}, "required_services[0]: must not be blank"),
+        ({"launch_parameters": {"available_ports": [65_536]}}, "available_ports[0]: must be at most 65535"),
         ({"nmae": "x"}, "cannot create devbox: nmae: is not a field of this body"),
         ({"name": "x" * 257}, "name: must have at most 256 characters"),
         ({"name": "\ud800"}, "name: must be text that UTF-8 can hold"),

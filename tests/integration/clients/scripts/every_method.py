@@ -69,7 +69,8 @@ class Scene:
         self.api.devboxes.write_file_contents(self.box, file_path="f", contents="text")
 
     def new(self, **wish: Any) -> str:
-        return self.api.devboxes.create(**wish).id
+        devbox_id: str = self.api.devboxes.create(**wish).id
+        return devbox_id
 
     def failed(self) -> str:
         """A devbox whose launch failed."""
@@ -186,11 +187,11 @@ def sample(annotation: Any) -> Any:
         return sample(next(one for one in arguments if one is not type(None)))
     if origin is typing.Literal:
         return arguments[0]
-    if origin in {typing.Annotated, typing.Required, typing.NotRequired} or "Required" in str(origin):
+    if origin in {typing.Annotated, typing.Required}:
         return sample(arguments[0])
     if is_typeddict(annotation):
         hints = typing.get_type_hints(annotation, include_extras=True)
-        return {name: sample(hints[name]) for name in annotation.__required_keys__}
+        return {name: sample(hint) for name, hint in hints.items() if typing.get_origin(hint) is typing.Required}
     if origin in {dict, Mapping}:
         return {}
     return {str: "x", int: 1, float: 1.0, bool: True, object: "x"}.get(annotation, [])
@@ -274,7 +275,9 @@ async def call(name: str, form: str, method: Any, arguments: dict[str, Any]) -> 
     made = method(**arguments)
     if form == "with_streaming_response":
         async with entered(made) as response:
-            return await contents(name, response if not hasattr(response, "parse") else await settled(response.parse()))
+            return await contents(
+                name, response if not hasattr(response, "parse") else await settled(response.parse())
+            )
     answer = await settled(made)
     if form != "with_raw_response" or not hasattr(answer, "parse"):
         return await contents(name, answer)
