@@ -160,13 +160,11 @@ def page(
     """One page, newest first. Raises errors.Invalid for a limit out of range and an unknown cursor."""
     if not 0 < limit <= MAX_PAGE:
         raise errors.Invalid(f"cannot list devboxes: limit {limit} is not between 1 and {MAX_PAGE}")
-    conditions = _conditions(account_id, which)
-    after = [] if starting_after is None else [_C.seq < _cursor(connection, account_id, starting_after)]
-    query = sa.select(DEVBOXES).where(*conditions, *after).order_by(_C.seq.desc()).limit(limit + 1)
+    before = None if starting_after is None else _cursor(connection, account_id, starting_after)
+    ways = _ways(account_id, which)
+    query = sa.union_all(*(way.select(before) for way in ways)).order_by(sa.desc("seq")).limit(limit + 1)
     found = [devbox_from_row(row) for row in connection.execute(query).mappings()]
-    total = None
-    if count:
-        total = connection.execute(sa.select(sa.func.count()).select_from(DEVBOXES).where(*conditions)).scalar_one()
+    total = sum(connection.scalars(way.count()).one() for way in ways) if count else None
     return Page(items=tuple(found[:limit]), has_more=len(found) > limit, total=total)
 
 
@@ -223,19 +221,53 @@ def _cursor(connection: sa.Connection, account_id: str, devbox_id: str) -> int:
     return int(seq)
 
 
-def _conditions(account_id: str, which: Filter) -> list[sa.ColumnElement[bool]]:
-    conditions: list[sa.ColumnElement[bool]] = [_C.account_id == account_id]
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One index in the order of `seq`, each of whose rows is a devbox of a list if it meets `conditions`."""
+
+    source: sa.FromClause
+    seq: sa.ColumnElement[int]
+    conditions: Sequence[sa.ColumnElement[bool]]
+
+    def select(self, before: int | None) -> sa.Select[Any]:
+        """The devboxes, of those that are older than `before`."""
+        older = [] if before is None else [self.seq < before]
+        columns = (column for column in _C if column is not _C.seq)
+        return sa.select(self.seq.label("seq"), *columns).select_from(self.source).where(*self.conditions, *older)
+
+    def count(self) -> sa.Select[int]:
+        """How many there are."""
+        return sa.select(sa.func.count()).select_from(self.source).where(*self.conditions)
+
+
+def _ways(account_id: str, which: Filter) -> list[_Way]:
+    """How to find what a list shows, without reading all that matches before the first page can begin.
+
+    By metadata there is one way for each value that may match: a devbox has one of them only. A name and a state
+    that has not ended are rare among all devboxes that there ever were: then metadata is looked at row by row.
+    """
+    conditions: list[sa.ColumnElement[bool]] = []
     if which.status is not None:
         conditions.append(_C.observed == which.status.value)
     if which.name is not None:
         conditions.append(_C.name == which.name)
-    for key, wanted in which.metadata.items():
-        values = [wanted] if isinstance(wanted, str) else list(wanted)
-        matching = sa.select(METADATA.c.devbox_seq).where(
-            METADATA.c.account_id == account_id, METADATA.c.key == key, METADATA.c.value.in_(values)
-        )
-        conditions.append(_C.seq.in_(matching))
-    return conditions
+    metadata = {key: [one] if isinstance(one, str) else [*dict.fromkeys(one)] for key, one in which.metadata.items()}
+    if not metadata or which.name is not None or which.status in LIVE:
+        has = [_has(account_id, key, values, _C.seq) for key, values in metadata.items()]
+        return [_Way(DEVBOXES, _C.seq, [_C.account_id == account_id, *conditions, *has])]
+    first = min(metadata, key=lambda key: len(metadata[key]))
+    one = METADATA.c
+    has = [_has(account_id, key, values, one.devbox_seq) for key, values in metadata.items() if key != first]
+    source = METADATA.join(DEVBOXES, one.devbox_seq == _C.seq)
+    mine = [one.account_id == account_id, one.key == first, *conditions, *has]
+    return [_Way(source, one.devbox_seq, [*mine, one.value == value]) for value in metadata[first]]
+
+
+def _has(account_id: str, key: str, values: Sequence[str], seq: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+    """Whether the devbox has one of these values."""
+    one = METADATA.alias()
+    mine = (one.c.account_id == account_id, one.c.key == key, one.c.value.in_(values), one.c.devbox_seq == seq)
+    return sa.exists().where(*mine)
 
 
 def _insert_metadata(connection: sa.Connection, account_id: str, seq: int, metadata: Mapping[str, str]) -> None:

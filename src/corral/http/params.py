@@ -26,6 +26,9 @@ StartingAfter = Annotated[str | None, Query(max_length=256, description="The id 
 IncludeTotalCount = Annotated[bool, Query(description="False leaves total_count out, which is faster.")]
 LastN = Annotated[int, Query(ge=1, le=100_000, description="Lines of each stream, counted from its end.")]
 
+#: Values of one metadata key that a filter may name.
+MOST_VALUES: Final = 100
+
 _METADATA: Final = re.compile(r"metadata\[([^\[\]]+)\](\[in\])?")
 
 
@@ -72,4 +75,6 @@ def metadata_filter(request: Request) -> dict[str, str | list[str]]:
         if key in wanted:
             raise errors.Invalid(f"cannot filter by metadata: {key[:100]}: is there twice")
         wanted[key] = value.split(",") if several else value
+        if len(wanted[key]) > MOST_VALUES and several:
+            raise errors.Invalid(f"cannot filter by metadata: {name[:100]}: must be at most {MOST_VALUES} values")
     return wanted

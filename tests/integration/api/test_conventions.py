@@ -287,6 +287,7 @@ async def test_a_bad_execute_body_is_told_field_by_field(stand: Stand, body: dic
         ),
         ("metadata[a][not]=b", "write metadata[key]=value"),
         ("metadata[a]=b&metadata[a]=c", "a: is there twice"),
+        ("metadata[a][in]=" + "b," * 100, "metadata[a][in]: must be at most 100 values"),
         ("metadata=b", "metadata: is not a query parameter"),
         ("name=" + "x" * 17_000, "is over 16384 bytes"),
     ],

@@ -96,6 +96,11 @@ async def test_a_cursor_of_nobody_or_of_another_account_is_refused(full: Stack) 
         (rows.Filter(status=Observed.RUNNING), "ix_devboxes_account_id_observed_seq"),
         (rows.Filter(name="x"), "ix_devboxes_account_id_name_seq"),
         (rows.Filter(metadata={"a": "b"}), "devbox_metadata USING PRIMARY KEY"),
+        (rows.Filter(metadata={"a": ("b", "c")}), "devbox_metadata USING PRIMARY KEY"),
+        (rows.Filter(metadata={"a": ("b", "c"), "d": "e"}), "devbox_metadata USING PRIMARY KEY"),
+        (rows.Filter(status=Observed.SHUTDOWN, metadata={"a": "b"}), "devbox_metadata USING PRIMARY KEY"),
+        (rows.Filter(status=Observed.RUNNING, metadata={"a": "b"}), "ix_devboxes_account_id_observed_seq"),
+        (rows.Filter(name="x", metadata={"a": "b"}), "ix_devboxes_account_id_name_seq"),
     ],
 )
 async def test_no_list_reads_or_sorts_a_whole_table(full: Stack, which: rows.Filter, index: str) -> None:
