@@ -1,15 +1,17 @@
 """Requests made from the server's own OpenAPI document, and the checks that every answer has to pass.
 
-Owns the choice of requests. Must not know what a route answers: the document says that.
+Owns the choice of requests, and the things that some of them need to succeed. Must not know what a route answers: the
+document says that.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import httpx
 import hypothesis
 import schemathesis
 from hypothesis import HealthCheck, strategies
@@ -30,6 +32,16 @@ _WAIT_S: Final = 0.05
 #: Ends of paths whose requests wait for long when the body leaves this field out.
 _WAITS: Final = {"/wait_for_status": "timeout_seconds", "/execute": "optimistic_timeout"}
 
+#: A file that is there, and the field that names it in the routes that read one.
+_FILE: Final = "fuzz.txt"
+_READS: Final = {"/read_file_contents": "file_path", "/download_file": "path"}
+
+#: Requests, at most, for one that succeeds.
+_MORE: Final = 100
+
+_STDIN: Final = "/executions/{execution_id}/send_std_in"
+_SESSION: Final = "fuzz"
+
 _CHECKS: Final[list[CheckFunction]] = [
     checks.status_code_conformance,
     checks.content_type_conformance,
@@ -37,16 +49,71 @@ _CHECKS: Final[list[CheckFunction]] = [
 ]
 
 
+class Things:
+    """What there is on a server for requests to succeed with: one devbox that stays, and what some requests use up."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._client = httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=ANSWER_S)
+        self.devbox_id: str = self._post("/v1/devboxes/create_and_await_running", {})["id"]
+        self._box = f"/v1/devboxes/{self.devbox_id}"
+        ended = self._post(f"{self._box}/execute", {"command": "echo out; echo err >&2"})
+        self._execution_id: str = ended["execution_id"]
+        self._reader_id = ""
+        self._post(f"{self._box}/write_file_contents", {"file_path": _FILE, "contents": "text"})
+        tunnel = self._post(f"{self._box}/create_pty_tunnel", {})
+        self._tunnel = {
+            "host": f"13-{tunnel['tunnel_key']}.tunnel.localhost",
+            "x-runloop-tunnel-authorization": f"Bearer {tunnel['auth_token']}",
+        }
+        self._client.get(f"/pty/{_SESSION}", headers=self._tunnel).raise_for_status()
+
+    def close(self) -> None:
+        """Close the connection. What was made stays."""
+        self._client.close()
+
+    def use_in(self, case: Case[Any]) -> dict[str, str]:
+        """Have the request name what is there; headers that it needs."""
+        path = case.operation.path
+        ids = {"devbox_id": self.devbox_id, "execution_id": self._execution_id, "session_name": _SESSION}
+        if path.endswith("/shutdown"):
+            ids["devbox_id"] = self._post("/v1/devboxes", {})["id"]
+        if path.endswith(_STDIN):
+            ids["execution_id"] = self._reader()
+        found = {name: value for name, value in ids.items() if "{" + name + "}" in path}
+        case.path_parameters = {**(case.path_parameters or {}), **found}
+        for end, name in _READS.items():
+            if path.endswith(end) and isinstance(case.body, dict) and isinstance(case.body.get(name), str):
+                case.body[name] = _FILE
+        if path.endswith("/executions") and case.query and isinstance(case.query.get("starting_after"), str):
+            case.query["starting_after"] = self._execution_id
+        return self._tunnel if path.startswith("/pty/") else {}
+
+    def _reader(self) -> str:
+        """An execution that reads its standard input."""
+        if self._reader_id:
+            seen = self._client.get(f"{self._box}/executions/{self._reader_id}").raise_for_status().json()
+            if seen["status"] != "completed":
+                return self._reader_id
+        wish = {"command": "exec cat > /dev/null", "attach_stdin": True}
+        self._reader_id = self._post(f"{self._box}/execute_async", wish)["execution_id"]
+        return self._reader_id
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = self._client.post(path, json=body).raise_for_status().json()
+        return answer
+
+
 @dataclass
 class Fuzzer:
-    """Sends requests to `url`. `ids` are path parameters that exist; half the requests name them."""
+    """Sends requests to `url`; half of them name what is among `things`."""
 
     url: str
     key: str
     spec: dict[str, Any]
-    ids: Mapping[str, str]
+    things: Things
     sent: int = 0
     statuses: dict[int, int] = field(default_factory=dict)
+    succeeded: set[str] = field(default_factory=set)  #: operations that have answered 200
 
     def operations(self) -> Iterator[Operation]:
         """All that this server offers and that ends by itself."""
@@ -58,39 +125,49 @@ class Fuzzer:
             yield operation
 
     def run(self, operation: Operation, examples: int, seed: int) -> None:
-        """Send `examples` requests, of which some break the schema. Raises what a check finds, with the request."""
-        valid, broken = (operation.as_strategy(generation_mode=mode) for mode in GenerationMode)
+        """Send `examples` requests, of which some break the schema, and then others until one succeeds.
 
+        Raises what a check finds, with the request.
+        """
+        valid, broken = (operation.as_strategy(generation_mode=mode) for mode in GenerationMode)
+        self._run(strategies.one_of(valid, broken), strategies.booleans(), examples, seed)
+        if label(operation) not in self.succeeded:
+            self._run(valid, strategies.just(True), _MORE, seed, enough=label(operation))
+
+    def _run(self, cases: Any, knowing: Any, examples: int, seed: int, enough: str = "") -> None:
         @hypothesis.seed(seed)
         @hypothesis.settings(
             max_examples=examples, database=None, deadline=None, suppress_health_check=list(HealthCheck)
         )
-        @hypothesis.given(case=strategies.one_of(valid, broken), known=strategies.booleans())
+        @hypothesis.given(case=cases, known=knowing)
         def send(case: Case[Any], known: bool) -> None:
-            if known:
-                case.path_parameters = {**(case.path_parameters or {}), **self._ids_of(operation)}
+            if enough in self.succeeded:
+                return
             case.body = _harmless(case.body)
+            headers = self.things.use_in(case) if known else {}
             for end, name in _WAITS.items():
-                if operation.path.endswith(end) and isinstance(case.body, dict) and case.body.get(name) is None:
+                if case.operation.path.endswith(end) and isinstance(case.body, dict) and case.body.get(name) is None:
                     case.body[name] = _WAIT_S
-            self._send(case)
+            self._send(case, headers)
 
         send()
 
-    def _ids_of(self, operation: Operation) -> dict[str, str]:
-        # A box that was shut down would answer all requests after it alike.
-        ids = {} if operation.path.endswith("/shutdown") else self.ids
-        return {name: value for name, value in ids.items() if "{" + name + "}" in operation.path}
-
-    def _send(self, case: Case[Any]) -> None:
-        headers = {"authorization": f"Bearer {self.key}"}
+    def _send(self, case: Case[Any], more: dict[str, str]) -> None:
+        headers = {"authorization": f"Bearer {self.key}", **more}
         answer = case.call(base_url=self.url, headers=headers, timeout=ANSWER_S)
         self.sent += 1
         self.statuses[answer.status_code] = self.statuses.get(answer.status_code, 0) + 1
+        if answer.status_code == 200:
+            self.succeeded.add(label(case.operation))
         assert answer.status_code != 500, f"{case.as_curl_command()}: {answer.text}"
         # The schema of a stream is that of its text; tests of the streams read their events.
         events = answer.headers["content-type"][0].startswith("text/event-stream")
         case.validate_response(answer, checks=_CHECKS[:2] if events else _CHECKS)
+
+
+def label(operation: Operation) -> str:
+    """`GET /v1/devboxes`."""
+    return f"{operation.method.upper()} {operation.path}"
 
 
 def _harmless(body: Any) -> Any:

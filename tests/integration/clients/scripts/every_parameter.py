@@ -14,15 +14,16 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import runloop_api_client
-from every_method import SCENES, SCOPES, Scene, arguments_of, find, sample
+from every_method import SCENES, SCOPES, Scene, arguments_of, find, sample  # type: ignore[import-not-found]
 from runloop_api_client import APIStatusError, Runloop
 from typing_extensions import is_typeddict
 
 #: Where a parameter has a meaning only beside others.
-BESIDE = {
+BESIDE: dict[str, dict[str, Any]] = {
     "pty.control": {"action": "resize", "cols": 80, "rows": 24},
     "devboxes.upload_file": {"file": b"bytes"},
     "devboxes.wait_for_command": {"timeout_seconds": 0},
@@ -85,13 +86,17 @@ def leaves(annotation: Any, path: str, wrap: Callable[[Any], Any]) -> Iterator[L
         hints = typing.get_type_hints(annotation)
         needed = {**sample(annotation), **WITHIN.get(path, {})}
         for name, hint in hints.items():
-            yield from leaves(hint, f"{path}.{name}", lambda value, name=name: wrap({**needed, name: value}))
+            yield from leaves(hint, f"{path}.{name}", partial(_with, wrap, needed, name))
     elif origin is dict:
         yield from leaves(inner[1], f"{path}.KEY", lambda value: wrap({"KEY": value}))
     elif origin is not None and origin is not typing.Literal and len(inner) == 1:
         yield from leaves(inner[0], f"{path}[]", lambda value: wrap([value]))
     else:
         yield Leaf(path, annotation, wrap)
+
+
+def _with(wrap: Callable[[Any], Any], needed: dict[str, Any], name: str, value: Any) -> Any:
+    return wrap({**needed, name: value})
 
 
 def impossible(name: str, leaf: Leaf) -> Iterator[Any]:
@@ -121,7 +126,7 @@ def parameters(client: Runloop) -> Iterator[tuple[str, Leaf]]:
             own = not one.name.startswith("extra_") and one.name not in {"timeout", "idempotency_key", *ADDRESS}
             if own and f"{name} {one.name}" not in SKIPPED:
                 annotation = eval(one.annotation, scope) if isinstance(one.annotation, str) else one.annotation
-                for leaf in leaves(annotation, one.name, lambda value, one=one: {one.name: value}):
+                for leaf in leaves(annotation, one.name, partial(_with, dict, {}, one.name)):
                     yield name, leaf
 
 
