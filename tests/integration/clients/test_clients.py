@@ -61,3 +61,8 @@ def test_every_parameter_of_the_python_client_is_taken_or_refused_by_name(
 @pytest.mark.parametrize("check", TYPESCRIPT_CHECKS)
 def test_the_typescript_client_works_unchanged_over_http_2(server: Server, runtime: str, check: str) -> None:
     run(server, runtime, "node", str(SCRIPTS / "typescript_client.mjs"), check, cwd=install.typescript("1.32.0"))
+
+
+@pytest.mark.timeout(LIMIT_S + install.INSTALL_LIMIT_S)
+def test_every_method_of_the_typescript_client_is_answered_or_refused(server: Server, runtime: str) -> None:
+    run(server, runtime, "node", str(SCRIPTS / "every_method.mjs"), cwd=install.typescript("1.32.0"))

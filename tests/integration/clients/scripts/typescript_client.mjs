@@ -78,6 +78,67 @@ const checks = {
     });
   },
 
+  async callbacks() {
+    await withDevbox({}, async (devbox) => {
+      const seen = { stdout: '', stderr: '', output: '' };
+      const into = Object.fromEntries(Object.keys(seen).map((name) => [name, (line) => { seen[name] += line; }]));
+      const done = await devbox.cmd.exec('echo one; echo two >&2; echo three', into);
+      assert.equal(done.success, true);
+      assert.equal(seen.stdout.replaceAll('\n', ''), 'onethree');
+      assert.equal(seen.stderr.replaceAll('\n', ''), 'two');
+      for (const word of ['one', 'two', 'three']) assert.ok(seen.output.includes(word), seen.output);
+      const early = [];
+      const running = await devbox.cmd.execAsync('echo first; sleep 2; echo last >&2', {
+        stdout: (line) => early.push(line), stderr: (line) => early.push(line),
+      });
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      assert.deepEqual(early.map((line) => line.trim()), ['first']);
+      assert.equal((await running.result()).exitCode, 0);
+      assert.deepEqual(early.map((line) => line.trim()), ['first', 'last']);
+      const several = await Promise.all(['a', 'b', 'c'].map((word) => devbox.cmd.exec(`sleep 0.3; echo ${word}`)));
+      assert.deepEqual(await Promise.all(several.map((one) => one.stdout())), ['a\n', 'b\n', 'c\n']);
+    });
+  },
+
+  async lastLines() {
+    await withDevbox({}, async (devbox) => {
+      const many = await devbox.cmd.exec('for i in {1..1000}; do echo "out $i"; echo "err $i" >&2; done');
+      const last = (word, count) => Array.from({ length: count }, (_, n) => `${word} ${1001 - count + n}`);
+      for (const count of [1, 3, 10]) {
+        assert.deepEqual((await many.stdout(count)).trimEnd().split('\n'), last('out', count));
+        assert.deepEqual((await many.stderr(count)).trimEnd().split('\n'), last('err', count));
+      }
+      assert.equal(await many.stderr(), `${last('err', 1000).join('\n')}\n`);
+      const few = await devbox.cmd.exec('echo one; echo two');
+      assert.equal((await few.stdout(100)).trimEnd(), 'one\ntwo');
+      const silent = await devbox.cmd.exec('exit 42');
+      assert.deepEqual([await silent.stdout(), await silent.stderr(), silent.exitCode, silent.failed], ['', '', 42, true]);
+    });
+  },
+
+  async logs() {
+    await withDevbox({ launch_parameters: { launch_commands: ['echo from-launch'] } }, async (devbox) => {
+      const done = await devbox.cmd.exec('echo from-exec');
+      const has = (logs, word, source) => logs.some((line) => line.message?.includes(word) && line.source === source);
+      const { logs } = await devbox.logs();
+      assert.ok(has(logs, 'from-launch', 'setup_commands') && has(logs, 'from-exec', 'exec'), JSON.stringify(logs));
+      const own = (await devbox.logs({ execution_id: done.executionId })).logs;
+      assert.ok(has(own, 'from-exec', 'exec') && !has(own, 'from-launch', 'setup_commands'), JSON.stringify(own));
+    });
+  },
+
+  async accountAndKeys() {
+    const client = new Runloop();
+    const { id } = await client.accounts.me();
+    const second = await client.apikeys.create({ name: 'second' });
+    assert.equal((await new Runloop({ bearerToken: second.key_secret }).accounts.me()).id, id);
+    const scopes = [{ resource_type: 'RESOURCE_TYPE_DEVBOXES', access_level: 'ACCESS_LEVEL_READ' }];
+    const reader = await client.restrictedKeys.create({ name: 'reader', scopes });
+    const restricted = new Runloop({ bearerToken: reader.key_secret });
+    await restricted.devboxes.list({ limit: 1 });
+    await refused(() => restricted.devboxes.create(), 403);
+  },
+
   async longCommand() {
     await withDevbox({}, async (devbox) => {
       assert.equal(await (await devbox.cmd.exec('sleep 27; echo long')).stdout(), 'long\n');

@@ -1,0 +1,128 @@
+// Every method of the official TypeScript client, found by walking its resources, called once.
+//
+//     node every_method.mjs      (in a folder from which the client is found)
+//
+// A method with a scene here must succeed; all others must be refused with 501 and a message.
+
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { createRequire } from 'node:module';
+import path from 'node:path';
+
+const require = createRequire(path.join(process.cwd(), 'package.json'));
+const { default: Runloop, toFile } = require('@runloop/api-client');
+const { APIResource } = require('@runloop/api-client/resource');
+
+const client = new Runloop();
+const box = (await client.devboxes.createAndAwaitRunning({ name: 'scene' })).id;
+await client.devboxes.writeFileContents(box, { file_path: 'f', contents: 'text' });
+
+const tunnel = await client.devboxes.createPtyTunnel(box);
+// A host of its own is only possible without HTTP/2, where the client takes the authority from the address.
+const terminals = new Runloop({
+  http2: false,
+  defaultHeaders: {
+    host: `13-${tunnel.tunnel_key}.tunnel.localhost`,
+    'X-Runloop-Tunnel-Authorization': `Bearer ${tunnel.auth_token}`,
+  },
+});
+
+const fresh = async () => (await client.devboxes.create()).id;
+const begun = async (command, more = {}) =>
+  (await client.devboxes.executeAsync(box, { command, ...more })).execution_id;
+const soon = Date.now() + 3_600_000;
+const scopes = [{ resource_type: 'RESOURCE_TYPE_DEVBOXES', access_level: 'ACCESS_LEVEL_READ' }];
+
+// Method -> its arguments.
+const scenes = {
+  'accounts.me': async () => [],
+  'apikeys.create': async () => [{ name: 'key', expires_at_ms: soon }],
+  'restrictedKeys.create': async () => [{ name: 'key', scopes }],
+  'devboxes.create': async () => [{ name: 'new' }],
+  'devboxes.createAndAwaitRunning': async () => [{ name: 'new' }],
+  'devboxes.awaitRunning': async () => [await fresh()],
+  'devboxes.retrieve': async () => [box],
+  'devboxes.update': async () => [box, { metadata: { a: 'b' } }],
+  'devboxes.list': async () => [{ limit: 3 }],
+  'devboxes.keepAlive': async () => [box],
+  'devboxes.retrieveResourceUsage': async () => [box],
+  'devboxes.shutdown': async () => [await fresh(), { force: 'true' }],
+  'devboxes.watchEvictions': async () => [],
+  'devboxes.createPtyTunnel': async () => [box],
+  'devboxes.readFileContents': async () => [box, { file_path: 'f' }],
+  'devboxes.writeFileContents': async () => [box, { file_path: 'g', contents: 'x' }],
+  'devboxes.uploadFile': async () => [box, { path: 'h', file: await toFile(Buffer.from('bytes'), 'h') }],
+  'devboxes.downloadFile': async () => [box, { path: 'f' }],
+  'devboxes.execute': async () => [box, { command: 'echo out', command_id: randomUUID() }],
+  'devboxes.executeAsync': async () => [box, { command: 'true' }],
+  'devboxes.executeSync': async () => [box, { command: 'true' }],
+  'devboxes.executeAndAwaitCompletion': async () => [box, { command: 'echo out' }],
+  'devboxes.waitForCommand': async () => [box, await begun('true'), { statuses: ['completed'] }],
+  'devboxes.executions.retrieve': async () => [box, await begun('true'), { last_n: '5' }],
+  'devboxes.executions.awaitCompleted': async () => [box, await begun('true')],
+  'devboxes.executions.executeAsync': async () => [box, { command: 'true' }],
+  'devboxes.executions.executeSync': async () => [box, { command: 'true' }],
+  'devboxes.executions.kill': async () => [box, await begun('exec sleep 60'), { kill_process_group: true }],
+  'devboxes.executions.sendStdIn': async () => [box, await begun('exec cat', { attach_stdin: true }), { text: 'in' }],
+  'devboxes.executions.streamStdoutUpdates': async () => [box, await begun('seq 3'), { offset: '2' }],
+  'devboxes.executions.streamStderrUpdates': async () => [box, await begun('seq 3 >&2'), {}],
+  'devboxes.logs.list': async () => [box],
+  'pty.connect': async () => ['one', { cols: 80, rows: 24 }],
+  'pty.control': async () => ['one', { action: 'resize', cols: 90, rows: 20 }],
+};
+
+// Methods that have no place in this server, and make no request of their own.
+const leftOut = { 'devboxes.awaitSuspended': 'waits for what only suspend brings about' };
+
+function* methods(resource, prefix) {
+  const kind = Object.getOwnPropertyDescriptors(Object.getPrototypeOf(resource));
+  for (const [name, { value }] of Object.entries(kind)) {
+    // What has no value is an accessor, and makes no request.
+    if (name !== 'constructor' && !name.startsWith('_') && value) yield [prefix + name, resource, name];
+  }
+  for (const [name, inner] of Object.entries(resource)) {
+    if (inner instanceof APIResource) yield* methods(inner, `${prefix}${name}.`);
+  }
+}
+
+function* all(root) {
+  for (const [name, resource] of Object.entries(root)) {
+    if (resource instanceof APIResource) yield* methods(resource, `${name}.`);
+  }
+}
+
+// Arguments for a method that is not offered, by the names of its parameters: a body, or an id.
+function someArguments(method) {
+  const names = /^[^(]*\(([^)]*)\)/.exec(method.toString())[1].split(',').map((one) => one.trim().split(/\W/)[0]);
+  return names
+    .filter((name) => name && name !== 'options')
+    .map((name) => (['body', 'query', 'params'].includes(name) ? {} : 'x'));
+}
+
+async function contents(name, answer) {
+  if (name === 'devboxes.watchEvictions') return answer.controller.abort(); // no eviction ever comes
+  if (typeof answer?.arrayBuffer === 'function') return answer.arrayBuffer();
+  if (name.includes('.stream')) for await (const event of answer) assert.equal(typeof event.output, 'string');
+  return answer;
+}
+
+const wrong = [];
+const names = new Set();
+for (const [name, resource, own] of [...all(client)]) {
+  names.add(name);
+  if (name in leftOut) continue;
+  const target = name.startsWith('pty.') ? terminals.pty : resource;
+  try {
+    const given = name in scenes ? await scenes[name]() : someArguments(target[own]);
+    await contents(name, await target[own](...given));
+    if (!(name in scenes)) wrong.push(`${name}: there is no scene for it`);
+  } catch (error) {
+    const refused = error.status === 501 && /does not offer/.test(error.message);
+    if (name in scenes || !refused) wrong.push(`${name}: ${error}`);
+  }
+}
+await client.devboxes.shutdown(box);
+console.log(`${names.size} methods`);
+assert.deepEqual(Object.keys(scenes).filter((name) => !names.has(name)), []);
+assert.equal(wrong.length, 0, wrong.join('\n'));
+process.exit(0);
