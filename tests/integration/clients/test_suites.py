@@ -1,7 +1,8 @@
 """The Python clients' own live tests, as their source distributions have them, against this server.
 
-Owns the list of those that cannot pass here, each with what the server says instead. The TypeScript client is
-published without its tests: `typescript_client.mjs` does what they do.
+Owns the list of those that cannot pass here, each with what the server says instead. Their other tests ask a stand-in
+made from a schema, with a key and ids that no server knows: `every_method.py` makes those calls of a live one. The
+TypeScript client is published without its tests: `typescript_client.mjs` does what they do.
 """
 
 from __future__ import annotations
