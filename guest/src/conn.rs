@@ -194,8 +194,8 @@ pub enum Role {
     Follower { exec: Key, due: bool },
     /// It writes to a command's standard input; `eof`: and closes it then. `last`: the end frame has come.
     Writer { exec: Key, eof: bool, last: bool },
-    /// It is attached to a terminal; `slow_since`: it has too much to take yet.
-    Viewer { exec: Key, slow_since: Option<Instant> },
+    /// It is attached to a stream; `slow_since`: it has too much to take yet.
+    Viewer { exec: Key, which: usize, slow_since: Option<Instant> },
     /// Its bytes go to a port.
     Relay(Box<Relay>),
     /// Its answer is on the way out.
@@ -210,6 +210,8 @@ pub struct Conn {
     pub feed: Feed,
     /// Close it once `out` is empty.
     pub closing: bool,
+    /// The host may take its bytes as late as it likes.
+    pub patient: bool,
     /// Close it when no progress was made until then.
     pub deadline: Option<Instant>,
     pub timer_set: bool,

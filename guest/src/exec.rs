@@ -35,7 +35,9 @@ pub struct Live {
     /// The write end of its standard input.
     pub input: Option<Watched>,
     /// Present for a terminal: `streams[0]` is then both output and input.
-    pub terminal: Option<Terminal>,
+    pub terminal: Option<Ring>,
+    /// Who sees what comes out of `streams`.
+    pub views: [View; 2],
     /// Connections with input for it, first come first served.
     pub writers: VecDeque<Key>,
     pub followers: Vec<Key>,
@@ -48,11 +50,18 @@ pub struct Live {
 }
 
 #[derive(Default)]
-pub struct Terminal {
-    pub ring: Ring,
+pub struct View {
     pub viewers: Vec<Key>,
-    /// Its output is not read because a viewer has too much to take.
+    /// The stream is not read because a viewer has too much to take.
     pub held: bool,
+    /// The stream is not read because its first viewer has not come yet.
+    pub awaited: bool,
+}
+
+impl View {
+    pub fn paused(&self) -> bool {
+        self.held || self.awaited
+    }
 }
 
 impl Exec {

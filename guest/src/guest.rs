@@ -251,6 +251,7 @@ impl Guest {
                 role: Role::Asking,
                 feed: Feed::default(),
                 closing: false,
+                patient: false,
                 deadline: None,
                 timer_set: false,
             })
@@ -309,7 +310,7 @@ impl Guest {
                 (Role::Writer { .. } | Role::Viewer { .. }, (proto::DATA, body, share)) => {
                     self.on_feed(key, body, share)
                 }
-                (Role::Writer { .. }, (proto::END, ..)) => self.on_feed_end(key),
+                (Role::Writer { .. } | Role::Viewer { .. }, (proto::END, ..)) => self.on_feed_end(key),
                 _ => Err(Failure::bad("a frame out of turn")),
             };
             if let Err(failure) = result {
@@ -352,7 +353,7 @@ impl Guest {
         if conn.out.is_empty() && conn.closing {
             return self.close(key);
         }
-        let (stalled, moved) = (!conn.out.is_empty(), sent > 0);
+        let (stalled, moved, patient) = (!conn.out.is_empty(), sent > 0, conn.patient);
         let asking = matches!(conn.role, Role::Asking);
         if self.listen_as_needed(key).is_err() {
             return self.close(key);
@@ -360,7 +361,9 @@ impl Guest {
         if moved {
             self.on_viewer_progress(key);
         }
-        if stalled && moved {
+        if patient {
+            self.set_deadline(key, None);
+        } else if stalled && moved {
             self.set_deadline(key, Some(STALL_TIME));
         } else if stalled {
             self.keep_deadline(key, STALL_TIME);

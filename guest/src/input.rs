@@ -49,6 +49,13 @@ impl Guest {
     /// The end frame has come: all data before it is written.
     pub fn on_feed_end(&mut self, key: Key) -> Result<(), Failure> {
         let Some(conn) = self.conns.get_mut(key) else { return Ok(()) };
+        if let Role::Viewer { exec, which: 0, .. } = conn.role {
+            // Of a command without a terminal: the end of its input. A terminal has none but what is typed.
+            if let Some(live) = self.execs.slots.get_mut(exec).and_then(Exec::live) {
+                live.input = None;
+            }
+            return Ok(());
+        }
         let Role::Writer { exec, eof, ref mut last } = conn.role else { return Ok(()) };
         *last = true;
         let live = self.execs.slots.get_mut(exec).and_then(Exec::live).ok_or(Kind::Ended)?;
@@ -117,10 +124,10 @@ impl Guest {
     pub fn listen_for_input(&mut self, found: Key) {
         let Some(live) = self.execs.slots.get_mut(found).and_then(Exec::live) else { return };
         let waiting = !live.writers.is_empty();
-        let held = live.terminal.as_ref().map(|terminal| terminal.held);
-        let result = match (held, &mut live.streams[0], &mut live.input) {
-            (Some(held), Some(master), _) => {
-                let mask = if held { 0 } else { READ } | if waiting { WRITE } else { 0 };
+        let paused = live.terminal.as_ref().map(|_| live.views[0].paused());
+        let result = match (paused, &mut live.streams[0], &mut live.input) {
+            (Some(paused), Some(master), _) => {
+                let mask = if paused { 0 } else { READ } | if waiting { WRITE } else { 0 };
                 // A held terminal whose other side is closed would report that again and again.
                 master.want(Some(mask).filter(|mask| *mask != 0))
             }

@@ -43,7 +43,7 @@ impl Guest {
             "signal" => self.signal(key, &parse(body)?),
             "stdin" => self.stdin(key, &parse(body)?),
             "resize" => self.resize(key, &parse(body)?),
-            "attach" => self.attach(key, &parse::<proto::Named>(body)?.id),
+            "attach" => self.attach(key, &parse(body)?),
             "read" => {
                 let request: proto::Read = parse(body)?;
                 self.file_job(key, request.user.clone(), Job::Read(request))

@@ -174,6 +174,9 @@ pub struct Exec {
     pub stdin: bool,
     pub terminal: Option<Size>,
     pub limit: u64,
+    /// Read no output before somebody is attached to it, or its followers have gone.
+    #[serde(default)]
+    pub hold: bool,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -185,6 +188,23 @@ pub struct Size {
 #[derive(Deserialize)]
 pub struct Named {
     pub id: String,
+}
+
+#[derive(Deserialize)]
+pub struct Attach {
+    pub id: String,
+    /// `stdout` or `stderr`; a terminal has only the first.
+    pub stream: Option<String>,
+    /// Hold the output back for as long as it takes instead of being dropped.
+    #[serde(default)]
+    pub patient: bool,
+}
+
+#[derive(Serialize)]
+pub struct Attached {
+    /// Bytes of the stream that went to its file before, and whether some did not fit.
+    pub passed: u64,
+    pub cut: bool,
 }
 
 #[derive(Deserialize)]

@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use crate::conn::Role;
-use crate::exec::{Exec, Live, State, Terminal};
+use crate::exec::{Exec, Live, State, View};
 use crate::guest::{Guest, Source, READ, TURNS, WRITE};
 use crate::proto::{self, json, Failure, Kind, Outcome};
 use crate::slots::Key;
@@ -81,18 +81,21 @@ impl Guest {
                 fd.map(|fd| epoll.watch(fd, source.token(), mask)).transpose()
             };
             let [first, second] = ours.streams;
+            let awaited = || View { awaited: request.hold, ..View::default() };
+            let reading = (!request.hold).then_some(READ);
             let [stdout, stderr, status] = fds;
             let now = Instant::now();
             let live = Live {
                 report: Some(epoll.watch(report, Source::Report(key).token(), Some(READ))?),
                 streams: [
-                    watch(first, Source::Stream(key, 0), Some(READ))?,
-                    watch(second, Source::Stream(key, 1), Some(READ))?,
+                    watch(first, Source::Stream(key, 0), reading)?,
+                    watch(second, Source::Stream(key, 1), reading)?,
                 ],
                 spools: [Spool::new(stdout, request.limit), Spool::new(stderr, request.limit)],
                 status,
                 input: watch(ours.input, Source::StdinPipe(key), None)?,
-                terminal: request.terminal.map(|_| Terminal::default()),
+                terminal: request.terminal.map(|_| term::Ring::default()),
+                views: [awaited(), awaited()],
                 writers: Default::default(),
                 followers: Vec::new(),
                 next_event: now,
@@ -140,7 +143,7 @@ impl Guest {
         if let Some(failure) = failure {
             if let Some(mut exec) = self.execs.discard(found) {
                 if let Some(live) = exec.live() {
-                    let viewers = live.terminal.iter().flat_map(|terminal| &terminal.viewers);
+                    let viewers = live.views.iter().flat_map(|view| &view.viewers);
                     let others: Vec<Key> =
                         live.followers.iter().chain(&live.writers).chain(viewers).copied().collect();
                     for other in others {
@@ -170,7 +173,7 @@ impl Guest {
         }
         for _ in 0..TURNS {
             let Some(live) = self.execs.slots.get_mut(found).and_then(Exec::live) else { return };
-            if live.terminal.as_ref().is_some_and(|terminal| terminal.held) {
+            if live.views[which].paused() {
                 return;
             }
             let Some(stream) = &live.streams[which] else { return };
@@ -198,10 +201,10 @@ impl Guest {
         let Some(live) = self.execs.slots.get_mut(found).and_then(Exec::live) else { return };
         let data = &self.scratch.bytes()[..count];
         let grown = live.spools[which].take(data);
-        if let Some(terminal) = &mut live.terminal {
-            terminal.ring.push(data);
-            self.show(found, count);
+        if let Some(ring) = &mut live.terminal {
+            ring.push(data);
         }
+        self.show(found, which, count);
         if grown {
             self.on_growth(found);
         }
@@ -262,7 +265,7 @@ impl Guest {
                 self.finish(writer, &Failure::from(Kind::Ended).frame());
             }
         }
-        for viewer in live.terminal.map(|terminal| terminal.viewers).into_iter().flatten() {
+        for viewer in live.views.into_iter().flat_map(|view| view.viewers) {
             self.finish(viewer, &proto::header(proto::END, 0));
         }
         for stream in live.streams.into_iter().flatten() {
@@ -278,6 +281,8 @@ impl Guest {
         // At end of file it is gone at the first event.
         let _ = self.sinks.insert_with(|key| {
             stream.rename(Source::Sink(key).token())?;
+            // It may have been held back until now.
+            stream.want(Some(READ))?;
             Sys::Ok(stream)
         });
     }
@@ -305,9 +310,14 @@ impl Guest {
         if let Some(live) = self.execs.slots.get_mut(exec).and_then(Exec::live) {
             live.followers.retain(|other| *other != key);
             live.writers.retain(|other| *other != key);
-            if let Some(terminal) = &mut live.terminal {
-                terminal.viewers.retain(|other| *other != key);
-                self.release_if_all_took(exec);
+            let alone = live.followers.is_empty();
+            for view in &mut live.views {
+                view.viewers.retain(|other| *other != key);
+                // Whoever started it is gone: nobody is to come.
+                view.awaited &= !alone;
+            }
+            for which in 0..2 {
+                self.release_if_all_took(exec, which);
             }
         }
     }

@@ -351,6 +351,7 @@ mod tests {
             stdin: false,
             terminal: None,
             limit: 0,
+            hold: false,
         }
     }
 

@@ -71,8 +71,8 @@ def skeleton_files() -> list[Path]:
 _PYTHON = ("python3", "python3-venv", "python3-dev", "python-is-python3")
 _TOOLS = (
     "bash", "build-essential", "bzip2", "ca-certificates", "curl", "file", "git", "gnupg", "gpgv", "iproute2",
-    "iputils-ping", "jq", "less", "lsof", "nano", "netbase", "openssh-client", "patch", "procps", "psmisc", "ripgrep",
-    "rsync", "sudo", "tzdata", "unzip", "vim-tiny", "wget", "xz-utils", "zip", "zstd",
+    "iputils-ping", "jq", "less", "lsof", "nano", "netbase", "openssh-client", "openssh-sftp-server", "patch",
+    "procps", "psmisc", "ripgrep", "rsync", "sudo", "tzdata", "unzip", "vim-tiny", "wget", "xz-utils", "zip", "zstd",
 )  # fmt: skip
 
 _WHEELS = (

@@ -148,7 +148,8 @@ class ExecSpec:
     `argv[0]` is looked up in PATH. `env` is added to the box's. `cwd` None is the user's home. `user` None is the
     box's. `stdin` keeps a pipe open for `write_stdin`; without it standard input is /dev/null. `terminal` runs it on a
     pseudo-terminal. `output_limit` bounds each stream in the spool, in bytes: what is over it is dropped and the
-    result says so.
+    result says so. `hold` has each stream wait in its pipe until somebody is attached to it, so that whoever is sees
+    all of it however much that is; a hold ends with the server that asked for it.
 
     The execution ends when its process ends. Children that it leaves behind go on running; what they write to its
     streams after that is read and dropped.
@@ -162,6 +163,7 @@ class ExecSpec:
     stdin: bool = False
     terminal: TerminalSize | None = None
     output_limit: int = 64 * MIB
+    hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +228,7 @@ class FileReader(ABC):
 
 
 class ByteStream(ABC):
-    """A two-way connection: to a port in a box, or to the terminal of an execution."""
+    """A two-way connection: to a port in a box, or to the terminal or the pipes of an execution."""
 
     @abstractmethod
     async def read(self, limit: int = 65536) -> bytes:
@@ -235,6 +237,10 @@ class ByteStream(ABC):
     @abstractmethod
     async def write(self, data: bytes) -> None:
         """Send all of `data`, waiting while the other side is slow. Raises BoxGone when it is no more."""
+
+    @abstractmethod
+    async def finish(self) -> None:
+        """Send end of file; reading goes on. A terminal has none. Raises BoxGone."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -446,10 +452,16 @@ class Runtime(ABC):
         """Set the size of the execution's terminal. Raises NoSuchExecution, ExecutionEnded, BoxGone."""
 
     @abstractmethod
-    async def attach(self, box_id: str, exec_id: str) -> ByteStream:
+    async def attach(
+        self, box_id: str, exec_id: str, *, stream: Stream | None = None, patient: bool = False
+    ) -> ByteStream:
         """Connect to the execution's terminal: recent output first, then live; several may be attached.
 
-        Raises NoSuchExecution, ExecutionEnded (also when it has no terminal), BoxGone.
+        With `stream`, to that one of a command without a terminal, from its first byte; what is written to STDOUT's
+        goes to the command's standard input, and `finish` ends that. Whoever is `patient` holds the output back
+        for as long as it does not read; others are dropped after a moment.
+        Raises NoSuchExecution, ExecutionEnded (also when it has no terminal, or for `stream` has one, or when a part
+        of the stream was dropped before), BoxGone.
         """
 
     @abstractmethod

@@ -12,12 +12,13 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, TypeGuard
 
-from corral.runtime.contract import GIB, BadCommand, ExecResult, NoSuchExecution, Stream
+from corral.runtime.contract import GIB, BadCommand, ByteStream, ExecResult, NoSuchExecution, Stream
 
 #: No dot and no slash, so that an id can be neither a path nor another id with a suffix.
 ID_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
@@ -174,6 +175,34 @@ class Spool:
         if ID_PATTERN.fullmatch(box) and ID_PATTERN.fullmatch(exec_id):
             return f"{self.root}/{box}/{exec_id}.{suffix}"
         return None
+
+
+class SpooledStream(ByteStream):
+    """An output stream whose first `passed` bytes are in the spool, where `read` gets them; the others come live."""
+
+    def __init__(self, live: ByteStream, read: Callable[[int, int], bytes], passed: int) -> None:
+        self._live = live
+        self._read = read
+        self._passed = passed
+        self._at = 0
+
+    async def read(self, limit: int = 65536) -> bytes:
+        if self._at < self._passed:
+            data = self._read(self._at, min(limit, self._passed - self._at))
+            self._at += len(data)
+            if data:
+                return data
+            self._passed = self._at  # the guest told of more than there is
+        return await self._live.read(limit)
+
+    async def write(self, data: bytes) -> None:
+        await self._live.write(data)
+
+    async def finish(self) -> None:
+        await self._live.finish()
+
+    async def close(self) -> None:
+        await self._live.close()
 
 
 def _names(folder: Path) -> list[str]:

@@ -31,6 +31,9 @@ REPLAY = 64 * 1024
 #: A viewer that lets this much pile up is cut off, so that it cannot hold the command back.
 VIEWER_LIMIT = 4 * MIB
 
+#: A patient viewer holds the command back when this much piles up, until half of it is taken.
+PATIENT_LIMIT = 256 * 1024
+
 
 class GuestThread:
     """One selector for all commands of a host."""
@@ -108,16 +111,23 @@ class Watch:
 class Viewer:
     """What one attached reader has not read yet."""
 
-    def __init__(self, replay: bytes) -> None:
+    def __init__(self, stream: Stream, replay: bytes, patient: bool, on_room: Callable[[], None]) -> None:
+        self.stream, self.patient = stream, patient
         self.watch = Watch()
+        self._on_room = on_room
         self._lock = threading.Lock()
         self._waiting = bytearray(replay)
         self._closed = False
 
+    @property
+    def holds(self) -> bool:
+        """Whether its stream must wait for it."""
+        return self.patient and not self._closed and len(self._waiting) > PATIENT_LIMIT
+
     def feed(self, data: bytes) -> None:
         """Add output. From the guest thread."""
         with self._lock:
-            if len(self._waiting) + len(data) > VIEWER_LIMIT:
+            if not self.patient and len(self._waiting) + len(data) > VIEWER_LIMIT:
                 self._closed = True
             elif not self._closed:
                 self._waiting += data
@@ -136,8 +146,11 @@ class Viewer:
             with self._lock:
                 data = bytes(self._waiting[:limit])
                 del self._waiting[:limit]
-                if data or self._closed:
-                    return data
+                closed = self._closed
+            if self.patient and data and len(self._waiting) <= PATIENT_LIMIT // 2:
+                self._on_room()
+            if data or closed:
+                return data
             await self.watch.changed.wait()
 
 
@@ -193,6 +206,9 @@ class Execution:
             Stream.STDERR: Sink(fds.stderr, spec.output_limit),
         }
         self._sources = {fd: stream for stream, fd in outputs.items()}
+        self._thread: GuestThread | None = None
+        self._held = set(self._sources) if spec.hold else set()
+        self._awaited = set(outputs) if spec.hold else set()
         self._pidfd = os.pidfd_open(process.pid)
         self._recent = bytearray()
         self._watches: set[Watch] = set()
@@ -202,8 +218,10 @@ class Execution:
 
     def begin(self, thread: GuestThread) -> None:
         """Start to copy. On the guest thread."""
-        for fd in self._sources:
+        self._thread = thread
+        for fd in self._sources.keys() - self._held:
             thread.watch(fd, partial(self._copy, thread, fd))
+        self._let_go(thread)
         thread.watch(self._pidfd, partial(self._finish, thread))
 
     def _copy(self, thread: GuestThread, fd: int) -> bool:
@@ -215,7 +233,8 @@ class Execution:
         except OSError:
             data = b""  # a terminal whose last user has gone answers EIO
         if not data:
-            thread.forget(fd)
+            if fd not in self._held:
+                thread.forget(fd)
             with self._lock:
                 del self._sources[fd]
                 self._close_source(fd)
@@ -223,7 +242,22 @@ class Execution:
         with self._lock:
             if not self.ended:
                 self._keep(self._sources[fd], data)
+        if fd not in self._held and self._is_held(self._sources[fd]):
+            self._held.add(fd)
+            thread.forget(fd)
         return True
+
+    def _is_held(self, stream: Stream) -> bool:
+        with self._lock:
+            slow = any(viewer.stream is stream and viewer.holds for viewer in self._viewers)
+            return not self.ended and (stream in self._awaited or slow)
+
+    def _let_go(self, thread: GuestThread, *, always: bool = False) -> None:
+        """Read on what nobody holds back any more. On the guest thread."""
+        for fd, stream in list(self._sources.items()):
+            if fd in self._held and (always or not self._is_held(stream)):
+                self._held.discard(fd)
+                thread.watch(fd, partial(self._copy, thread, fd))
 
     def _keep(self, stream: Stream, data: bytes) -> None:
         """Into the spool, and to whoever looks on; the lock is held."""
@@ -231,7 +265,8 @@ class Execution:
         if self.spec.terminal is not None:
             self._recent = (self._recent + data)[-REPLAY:]
         for viewer in self._viewers:
-            viewer.feed(data)
+            if viewer.stream is stream:
+                viewer.feed(data)
         for watch in self._watches:
             watch.notify(ended=False)
 
@@ -249,6 +284,7 @@ class Execution:
                 if not self._copy(thread, fd):
                     break
         self._end(code)
+        self._let_go(thread, always=True)
 
     def _end(self, code: int) -> None:
         out, err = self._sinks[Stream.STDOUT], self._sinks[Stream.STDERR]
@@ -302,18 +338,35 @@ class Execution:
         with self._lock:
             self._watches.discard(watch)
 
-    def view(self) -> Viewer:
-        """A new viewer of the terminal, with its recent output."""
+    def view(self, stream: Stream, *, patient: bool) -> Viewer | None:
+        """A new viewer: of the terminal with its recent output, of a pipe with all of it; None when that is not there.
+
+        A stream that waited for its first viewer is read from here on.
+        """
         with self._lock:
-            viewer = Viewer(bytes(self._recent))
+            replay: bytes | None = bytes(self._recent)
+            if self.spec.terminal is None:
+                sink = self._sinks[stream]
+                whole = not sink.cut
+                replay = self._spool.read(self.box, self.spec.id, stream, 0, sink.written) if whole else None
+            if replay is None:
+                return None
+            viewer = Viewer(stream, replay, patient, self._look_again)
             self._viewers.add(viewer)
+            self._awaited.discard(stream)
             if self.ended:
                 viewer.close()
-            return viewer
+        self._look_again()
+        return viewer
 
     def unview(self, viewer: Viewer) -> None:
         with self._lock:
             self._viewers.discard(viewer)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        if self._thread is not None:
+            self._thread.submit(partial(self._let_go, self._thread))
 
     def feed(self, data: bytes) -> int | None:
         """Write to standard input without waiting: the count taken (0: it is full), None when it takes no input."""

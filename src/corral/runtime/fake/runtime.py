@@ -28,7 +28,7 @@ from corral.runtime.contract import (
 from corral.runtime.fake import files, launch
 from corral.runtime.fake.guest import Execution, Watch
 from corral.runtime.fake.host import FakeBox, FakeHost, cpu_us, disk_bytes, processes, resident_bytes
-from corral.runtime.fake.streams import TcpStream, TerminalStream
+from corral.runtime.fake.streams import TcpStream, OutputStream
 
 #: The contract's pace of `follow`.
 PACE_S: Final = 0.02
@@ -155,12 +155,17 @@ class FakeRuntime(Runtime):
         if not self._running(box_id, exec_id, "resize").resize(size):
             raise _ended(exec_id, "resize")
 
-    async def attach(self, box_id: str, exec_id: str) -> ByteStream:
+    async def attach(
+        self, box_id: str, exec_id: str, *, stream: Stream | None = None, patient: bool = False
+    ) -> ByteStream:
         await self._enter("attach")
         execution = self._running(box_id, exec_id, "attach to")
-        if execution.spec.terminal is None:
+        if (execution.spec.terminal is None) is (stream is None):
             raise _ended(exec_id, "attach to")
-        return TerminalStream(execution, lambda data: self._feed(execution, data))
+        viewer = execution.view(stream or Stream.STDOUT, patient=patient)
+        if viewer is None:
+            raise _ended(exec_id, "attach to")
+        return OutputStream(execution, viewer, lambda data: self._feed(execution, data))
 
     async def forget_output(self, box_id: str) -> None:
         await self._enter("forget_output")

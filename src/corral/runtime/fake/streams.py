@@ -1,4 +1,4 @@
-"""The fake's connections: to a TCP port, and to a terminal."""
+"""The fake's connections: to a TCP port, and to the output of a command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from corral.runtime.contract import ByteStream
-from corral.runtime.fake.guest import Execution
+from corral.runtime.fake.guest import Execution, Viewer
 
 
 class TcpStream(ByteStream):
@@ -28,6 +28,9 @@ class TcpStream(ByteStream):
         self._writer.write(data)
         await self._writer.drain()
 
+    async def finish(self) -> None:
+        self._writer.write_eof()
+
     async def close(self) -> None:
         if self._writer.transport.get_write_buffer_size():
             # A write was given up; its rest must not hold the close back.
@@ -37,18 +40,21 @@ class TcpStream(ByteStream):
             await self._writer.wait_closed()
 
 
-class TerminalStream(ByteStream):
-    """One viewer of a terminal. `send` is the runtime's write to it."""
+class OutputStream(ByteStream):
+    """One viewer of a terminal or a pipe. `send` is the runtime's write to the command."""
 
-    def __init__(self, execution: Execution, send: Callable[[bytes], Awaitable[None]]) -> None:
-        self._execution, self._send = execution, send
-        self._viewer = execution.view()
+    def __init__(self, execution: Execution, viewer: Viewer, send: Callable[[bytes], Awaitable[None]]) -> None:
+        self._execution, self._viewer, self._send = execution, viewer, send
 
     async def read(self, limit: int = 65536) -> bytes:
         return await self._viewer.take(limit)
 
     async def write(self, data: bytes) -> None:
         await self._send(data)
+
+    async def finish(self) -> None:
+        if self._execution.spec.terminal is None:
+            self._execution.close_stdin()
 
     async def close(self) -> None:
         self._execution.unview(self._viewer)

@@ -15,6 +15,7 @@ from corral.runtime.contract import (
     BadCommand,
     ByteStream,
     ExecSpec,
+    ExecutionEnded,
     FileInfo,
     FileKind,
     FileProblem,
@@ -22,6 +23,7 @@ from corral.runtime.contract import (
     FileReader,
     PortClosed,
     RuntimeFailure,
+    Stream,
     TerminalSize,
     User,
 )
@@ -30,7 +32,7 @@ from corral.runtime.guest.channel import Channel, limited
 from corral.runtime.guest.fields import Fields, Row
 from corral.runtime.guest.follow import Following
 from corral.runtime.guest.model import ExecutionState, Hello
-from corral.runtime.guest.streams import GuestFile, PortStream, Terminal
+from corral.runtime.guest.streams import Attached, GuestFile, PortStream
 
 #: Answers that cost the guest nothing but its turn.
 _QUICK_S: Final = 10.0
@@ -119,6 +121,7 @@ class GuestClient:
             "user": spec.user,
             "stdin": spec.stdin,
             "limit": spec.output_limit,
+            "hold": spec.hold,
         }
         if spec.terminal is not None:
             request["terminal"] = {"rows": spec.terminal.rows, "cols": spec.terminal.cols}
@@ -171,13 +174,27 @@ class GuestClient:
         request = {"op": "resize", "id": exec_id, "rows": size.rows, "cols": size.cols}
         await self._ask(request, f"resize {_shown(exec_id)}", timeout_s)
 
-    async def attach(self, exec_id: str, *, timeout_s: float = _QUICK_S) -> ByteStream:
-        """Connect to the execution's terminal: up to 64 KiB of recent output, then live.
+    async def attach(
+        self, exec_id: str, *, stream: Stream | None = None, patient: bool = False, timeout_s: float = _QUICK_S
+    ) -> Attached:
+        """Connect to the execution's terminal: up to 64 KiB of recent output, then live; or to one of its pipes.
 
-        Raises NoSuchExecution, ExecutionEnded.
+        `passed` is how many bytes of the stream went to its file before. Raises NoSuchExecution, ExecutionEnded.
         """
         doing = f"attach to {_shown(exec_id)}"
-        return Terminal(await self._open({"op": "attach", "id": exec_id}, doing, timeout_s))
+        request: dict[str, object] = {"op": "attach", "id": exec_id, "patient": patient}
+        request["stream"] = None if stream is None else stream.value
+        channel, reply = await self._start(request, doing, (), timeout_s)
+        try:
+            fields = Fields(reply, doing)
+            # A guest of before has neither field, and no other streams than terminals.
+            passed = fields.integer("passed", 0, _SIZE_MAX) if fields.has("passed") else 0
+            if stream is not None and fields.flag("cut"):
+                raise ExecutionEnded(f"cannot {doing}: a part of its {stream.value} was dropped already")
+        except BaseException:
+            await channel.close()
+            raise
+        return Attached(channel, passed)
 
     # -- files
 

@@ -54,11 +54,15 @@ class GuestFile(FileReader):
         await self._channel.close()
 
 
-class Terminal(ByteStream):
-    """The terminal of an execution: data frames both ways."""
+class Attached(ByteStream):
+    """The terminal of an execution, or one of its pipes: data frames both ways.
 
-    def __init__(self, channel: Channel) -> None:
+    `passed` is how many bytes of a pipe went to its file before and are not sent here.
+    """
+
+    def __init__(self, channel: Channel, passed: int = 0) -> None:
         self._channel = channel
+        self.passed = passed
         self._left = 0  # bytes of the present frame not yet read
         self._ended = False
 
@@ -85,6 +89,9 @@ class Terminal(ByteStream):
         for start in range(0, len(view), protocol.MAX_DATA):
             await self._channel.send_data(view[start : start + protocol.MAX_DATA])
 
+    async def finish(self) -> None:
+        await self._channel.send_end()
+
     async def close(self) -> None:
         await self._channel.close()
 
@@ -102,7 +109,6 @@ class PortStream(ByteStream):
         await self._channel.send_raw(data)
 
     async def finish(self) -> None:
-        """Send end of file; reading goes on. Raises BoxGone."""
         try:
             self._channel.shut_writing()
         except OSError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from collections.abc import AsyncIterator
 from typing import Final
@@ -306,9 +307,15 @@ class OciRuntime(Runtime):
         async with self._calling(box_id) as guest:
             await guest.resize(exec_id, size)
 
-    async def attach(self, box_id: str, exec_id: str) -> ByteStream:
+    async def attach(
+        self, box_id: str, exec_id: str, *, stream: Stream | None = None, patient: bool = False
+    ) -> ByteStream:
         async with self._calling(box_id) as guest:
-            return await guest.attach(exec_id)
+            attached = await guest.attach(exec_id, stream=stream, patient=patient)
+        if stream is None or not attached.passed:
+            return attached
+        read = functools.partial(self._spool.read, box_id, exec_id, stream)
+        return spools.SpooledStream(attached, read, attached.passed)
 
     async def forget_output(self, box_id: str) -> None:
         await asyncio.to_thread(self._spool.forget, box_id)

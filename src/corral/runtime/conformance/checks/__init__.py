@@ -11,6 +11,7 @@ from corral.runtime.conformance.checks import (
     isolation,
     lists,
     output,
+    pipes,
     ports,
     snapshots,
     terminals,
@@ -19,6 +20,9 @@ from corral.runtime.conformance.suite import Check
 
 CHECKS: Final[tuple[Check, ...]] = tuple(
     check
-    for module in (boxes, executions, output, input_, terminals, files, lists, ports, snapshots, deaths, isolation)
+    for module in (
+        *(boxes, executions, output, input_, terminals, pipes),
+        *(files, lists, ports, snapshots, deaths, isolation),
+    )
     for check in module.GROUP.checks
 )
