@@ -101,7 +101,12 @@ impl Guest {
                 Fed::Closed => {
                     live.writers.pop_front();
                     live.input = None;
-                    self.fail(key, &Kind::Ended.into());
+                    if let (Role::Viewer { .. }, None) = (&conn.role, &live.terminal) {
+                        // It still wants the output: what it sends is dropped.
+                        self.on_fed(key);
+                    } else {
+                        self.fail(key, &Kind::Ended.into());
+                    }
                 }
             }
         }

@@ -34,6 +34,10 @@ from corral.devboxes import deadlines, service
 from corral.devboxes.controller import Controller
 from corral.devboxes.followers import Followers
 from corral.devboxes.lifecycle import Lifecycle, Rules
+from corral.devboxes.ssh import identity as ssh_identity
+from corral.devboxes.ssh.identity import HostIdentity
+from corral.devboxes.ssh.keys import Entrance
+from corral.devboxes.ssh.listener import SshListener
 from corral.devboxes.vitals import Vitals
 from corral.identity.service import Identity
 from corral.images import service as images
@@ -173,6 +177,22 @@ class Daemon:
         devboxes = service.Devboxes(store, feed, runtime, executions, vitals, SnapshotRules(), clock=clock, ids=ids)
         copies = SnapshotController(store, feed, runtime, clock=clock, at_once=settings.starts_at_once)
         copying = owner.spawn(copies.run(), name="snapshots")
+        shown = self._ssh_identity()
+        ssh_keys = service.SshKeys(store, clock, ids, self._entrance(shown))
+        if shown is not None and settings.ssh_address is not None:
+            ssh = SshListener(
+                settings.ssh_address,
+                shown,
+                ssh_keys,
+                executions,
+                service.Ports(store, runtime, vitals),
+                feed,
+                clock=clock,
+                ids=ids,
+                idle_s=settings.ssh_idle_s,
+            )
+            undo.push_async_callback(ssh.stop)
+            await ssh.start()
         gate = app.build(
             store=store,
             clock=clock,
@@ -183,6 +203,7 @@ class Daemon:
             files=service.Files(store, runtime, vitals),
             sessions=sessions,
             tunnels=service.PtyTunnels(clock, ids, domain=settings.tunnel_domain),
+            ssh_keys=ssh_keys,
             health=Health(settings.data, store, runtime, available).reasons,
             architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
         )
@@ -207,6 +228,19 @@ class Daemon:
             runtime.expect(available.resolve(None).layers)
         return runtime, available
 
+    def _ssh_identity(self) -> HostIdentity | None:
+        settings = self.settings
+        if settings.ssh_listen is None:
+            return None
+        domain = settings.tunnel_domain
+        return ssh_identity.load(settings.data, self.clock, domain=domain, certificate=settings.ssh_certificate)
+
+    def _entrance(self, shown: HostIdentity | None) -> Entrance | None:
+        settings = self.settings
+        if shown is None or settings.ssh_address is None:
+            return None
+        return Entrance(settings.tunnel_domain, settings.ssh_address[1], shown.public_line)
+
     def _rules(self) -> Rules:
         settings = self.settings
         return Rules(
@@ -217,7 +251,8 @@ class Daemon:
         )
 
     def _greet(self, key: str | None) -> None:
-        self._log.info("serving", listen=self.settings.listen, data=str(self.settings.data))
+        listens = {"listen": self.settings.listen, "ssh": self.settings.ssh_listen or "off"}
+        self._log.info("serving", **listens, data=str(self.settings.data))
         if key is not None:
             sys.stdout.write(f"first API key, shown once and kept in {self.settings.data}/api-key: {key}\n")
             sys.stdout.flush()

@@ -22,6 +22,7 @@ from corral.devboxes import service
 from corral.devboxes.execution_routes import ExecutionRoutes
 from corral.devboxes.pty_routes import PtyRoutes
 from corral.devboxes.routes import DevboxRoutes, FileRoutes
+from corral.devboxes.ssh.routes import SshRoutes
 from corral.http.hold import Drain
 from corral.identity.routes import IdentityRoutes
 from corral.identity.service import Identity
@@ -47,6 +48,7 @@ def build(
     files: service.Files,
     sessions: service.Sessions,
     tunnels: service.PtyTunnels,
+    ssh_keys: service.SshKeys,
     health: Probe,
     architecture: str,
 ) -> Gate:
@@ -62,6 +64,7 @@ def build(
         files=FileRoutes(files),
         snapshots=SnapshotRoutes(snapshots),
         ptys=PtyRoutes(devboxes, executions, sessions, tunnels),
+        ssh=SshRoutes(ssh_keys),
     )
     offered = [*table.rows(handlers)]
     return Gate(*_compose(offered), identity, tunnels, Replays(store, clock), Drain())

@@ -16,7 +16,6 @@ _ROUTES: Final[tuple[tuple[Resource, str, str], ...]] = (
         """
         POST /v1/devboxes/{id}/create_gateway_token  create gateway token
         POST /v1/devboxes/{id}/create_mcp_token  create MCP token
-        POST /v1/devboxes/{id}/create_ssh_key  create SSH key
         POST /v1/devboxes/{id}/create_tunnel  create tunnel
         POST /v1/devboxes/{id}/enable_tunnel  enable tunnel
         POST /v1/devboxes/{id}/remove_tunnel  remove tunnel

@@ -15,6 +15,7 @@ from corral.devboxes import views
 from corral.devboxes.execution_routes import ExecutionRoutes
 from corral.devboxes.pty_routes import PtyRoutes
 from corral.devboxes.routes import DevboxRoutes, FileRoutes
+from corral.devboxes.ssh.routes import SshRoutes
 from corral.http.model import View
 from corral.identity import wire as identity_wire
 from corral.identity.model import Need, Resource, Scope
@@ -53,6 +54,7 @@ class Handlers:
     files: FileRoutes
     ptys: PtyRoutes
     snapshots: SnapshotRoutes
+    ssh: SshRoutes
 
 
 def rows(on: Handlers) -> Iterator[Route]:
@@ -62,6 +64,7 @@ def rows(on: Handlers) -> Iterator[Route]:
     yield from _devboxes(on.devboxes)
     yield from _files(on.files)
     yield from _ptys(on.ptys)
+    yield from _ssh(on.ssh)
     yield from _others(on)
 
 
@@ -256,6 +259,13 @@ def _ptys(on: PtyRoutes) -> Iterator[Route]:
     )
     path = "/pty/{session_name}/attach"
     yield Route("WEBSOCKET", path, on.attach, WRITE, "attach to session", Intake.SOCKET, tunnel=True)
+
+
+def _ssh(on: SshRoutes) -> Iterator[Route]:
+    # As with tunnels a repeat makes another key: an answer with a private key is not kept.
+    view = views.SshKeyView
+    path = f"{_DEVBOX}/create_ssh_key"
+    yield _post(path, on.create_key, WRITE, "create SSH key", answers=view, errors=(404, 501))
 
 
 def _others(on: Handlers) -> Iterator[Route]:

@@ -89,6 +89,13 @@ class Settings:
     tunnel_domain: Annotated[
         str, "Domain of tunnels: the API's without `api.`; terminals are 13-KEY.tunnel.DOMAIN."
     ] = "localhost"
+    ssh_listen: Annotated[
+        str | None, "Address and TCP port for SSH, as HOST:PORT, plain and inside TLS; without it there is no SSH."
+    ] = None
+    ssh_certificate: Annotated[
+        Path | None, "Certificate chain and key, in PEM, for SSH inside TLS; else one made in the data folder."
+    ] = None
+    ssh_idle_s: Annotated[float, "Seconds after which an SSH connection that carries nothing is closed."] = 900.0
     shutdown_grace_s: Annotated[float, "Seconds that open requests get to finish when the server stops."] = 10.0
     log_format: Annotated[LogFormat, "`text` for key=value lines, `json` for one object a line."] = LogFormat.TEXT
     log_level: Annotated[LogLevel, "Least level that is logged: debug, info, warning or error."] = LogLevel.INFO
@@ -96,17 +103,22 @@ class Settings:
     @property
     def host(self) -> str:
         """The address part of `listen`."""
-        return self.listen.rpartition(":")[0].strip("[]")
+        return _address("listen", self.listen)[0]
 
     @property
     def port(self) -> int:
         """The port part of `listen`."""
-        return int(self.listen.rpartition(":")[2])
+        return _address("listen", self.listen)[1]
+
+    @property
+    def ssh_address(self) -> tuple[str, int] | None:
+        """The parts of `ssh_listen`."""
+        return None if self.ssh_listen is None else _address("ssh_listen", self.ssh_listen)
 
     def __post_init__(self) -> None:
-        host, _, port = self.listen.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > MAX_PORT:
-            raise errors.Invalid(f"cannot read setting listen: {self.listen!r} is not HOST:PORT")
+        _address("listen", self.listen)
+        if self.ssh_listen is not None:
+            _address("ssh_listen", self.ssh_listen)
         for setting in dataclasses.fields(self):
             value = getattr(self, setting.name)
             if not isinstance(value, int | float) or value > 0 or (value == 0 and setting.name in MAY_BE_ZERO):
@@ -154,6 +166,13 @@ def load(environ: Mapping[str, str], **given: object) -> Settings:
         if raw is not None:
             values[about.name] = _convert(about.name, raw, kinds[about.name])
     return Settings(**values)
+
+
+def _address(name: str, text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > MAX_PORT:
+        raise errors.Invalid(f"cannot read setting {name}: {text!r} is not HOST:PORT")
+    return host.strip("[]"), int(port)
 
 
 def _convert(name: str, raw: object, kind: object) -> object:

@@ -7,7 +7,7 @@ Must not start or follow a command by itself (`followers` does), and must not mo
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from signal import SIGINT, SIGKILL
+from signal import SIGHUP, SIGINT, SIGKILL
 from typing import Final
 
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ from corral.core.clock import Clock
 from corral.core.store.store import Store
 from corral.devboxes import execution_rows, output, rows
 from corral.devboxes.execution_rows import Wish
-from corral.devboxes.followers import Followers
+from corral.devboxes.followers import USUAL, Followers, Start
 from corral.devboxes.model import Execution, ExecutionStatus, Page
 from corral.devboxes.vitals import Vitals
 from corral.runtime.contract import ByteStream, ExecResult, NoSuchExecution, Runtime, Stream, TerminalSize
@@ -58,12 +58,14 @@ class Executions:
         attach_stdin: bool = False,
         terminal: TerminalSize | None = None,
         user: str | None = None,
+        how: Start = USUAL,
     ) -> Execution:
         """Run `command` as `bash -l -c` in the user's home; return once it runs, or is queued in its shell.
 
         `command_id` is an idempotency key within the devbox: the same id again returns the same execution. Commands of
         one `shell_name` run one after another and share directory and environment. `attach_stdin` keeps a pipe for
-        `send_stdin`; `terminal` runs it on a pseudo-terminal for `attach`; `user` is a user name in the box.
+        `send_stdin`; `terminal` runs it on a pseudo-terminal for `attach`; `user` is a user name in the box; `how` is
+        for those who attach at once.
 
         A caller that is cancelled does not take the command back. Raises errors.WrongState when the devbox is not
         running, errors.Conflict when the command id belongs to another command, errors.Invalid when it cannot be
@@ -82,7 +84,7 @@ class Executions:
             rows.require_running(connection, account_id, devbox_id, "run command in")
             return execution_rows.admit(connection, execution_id, devbox_id, wish, self._clock.now_ms())
 
-        return await self._followers.begin(account_id, admit)
+        return await self._followers.begin(account_id, admit, how)
 
     # -- look
 
@@ -169,9 +171,18 @@ class Executions:
     # -- act
 
     async def kill(
-        self, account_id: str, devbox_id: str, execution_id: str, *, group: bool = False, signal: int = SIGKILL
+        self,
+        account_id: str,
+        devbox_id: str,
+        execution_id: str,
+        *,
+        group: bool = False,
+        foreground: bool = False,
+        signal: int = SIGKILL,
     ) -> Execution:
-        """Send a signal to the command's process, or to its group; a queued command is taken from its queue.
+        """Send a signal to the command's process, to its group, or to the job that has its terminal (`foreground`).
+
+        A queued command is taken from its queue.
 
         Returns the execution, completed if it ended within 2 s. One that has ended already is returned as it is.
         """
@@ -185,9 +196,9 @@ class Executions:
                 return live.execution
         try:
             with self._vitals.watching(devbox_id):
-                await self._runtime.signal(devbox_id, execution_id, signal, group=group)
+                await self._runtime.signal(devbox_id, execution_id, signal, group=group, foreground=foreground)
         except errors.WrongState:
-            pass  # it ended by itself, or its box did: its follower is about to say so
+            pass  # it ended by itself, or its box did: its follower is about to say so; or no job has the terminal
         deadline = self._clock.monotonic() + _KILL_WAIT_S
         while (
             signal == SIGKILL
@@ -196,6 +207,13 @@ class Executions:
         ):
             await live.changed.wait(left)
         return live.execution
+
+    async def hang_up(self, account_id: str, execution: Execution) -> None:
+        """Tell a command that nobody is there any more, as a terminal that is closed does: SIGHUP to all of it."""
+        where = (account_id, execution.devbox_id, execution.id)
+        if execution.terminal is not None:
+            await self.kill(*where, foreground=True, signal=SIGHUP)
+        await self.kill(*where, group=True, signal=SIGHUP)
 
     async def send_stdin(
         self,
@@ -223,11 +241,22 @@ class Executions:
             else:
                 await self._runtime.write_stdin(devbox_id, execution_id, data, close=eof)
 
-    async def attach(self, account_id: str, devbox_id: str, execution_id: str) -> ByteStream:
-        """Connect to the terminal of a command: recent output first, then live. The caller closes the stream."""
+    async def attach(
+        self,
+        account_id: str,
+        devbox_id: str,
+        execution_id: str,
+        *,
+        stream: Stream | None = None,
+        patient: bool = False,
+    ) -> ByteStream:
+        """Connect to the terminal of a command: recent output first, then live. The caller closes the stream.
+
+        With `stream`, to that one of a command without a terminal. `patient` as the runtime has it.
+        """
         await self._require_running(account_id, devbox_id, execution_id, "attach to")
         with self._vitals.watching(devbox_id):
-            return await self._runtime.attach(devbox_id, execution_id)
+            return await self._runtime.attach(devbox_id, execution_id, stream=stream, patient=patient)
 
     async def resize(self, account_id: str, devbox_id: str, execution_id: str, size: TerminalSize) -> None:
         """Set the size of the command's terminal. Raises errors.WrongState when it has none or has ended."""

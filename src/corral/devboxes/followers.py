@@ -57,6 +57,21 @@ _BAD_COMMAND: Final = ExecResult(exit_code=127)
 _NOT_STARTED: Final = ExecResult(exit_code=126)
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a command is started by whoever attaches to it at once. A later process starts it in the usual way.
+
+    `hold` is that of the runtime; `kept` bounds what is kept of each stream, in bytes.
+    """
+
+    hold: bool = False
+    kept: int | None = None
+
+
+#: By a caller who looks later, or never.
+USUAL: Final = Start()
+
+
 @dataclass(slots=True)
 class Live:
     """An execution that this process has in memory. `execution` is replaced when its row has changed."""
@@ -65,6 +80,7 @@ class Live:
     execution: Execution
     changed: Wake = field(default_factory=Wake)
     counted: bool = False
+    how: Start = USUAL
 
 
 class Followers:
@@ -101,12 +117,12 @@ class Followers:
         """The execution if it is open, or one of those that ended last."""
         return self._live.get(execution_id) or self._recent.get(execution_id)
 
-    async def begin(self, account_id: str, admit: Admission) -> Execution:
+    async def begin(self, account_id: str, admit: Admission, how: Start = USUAL) -> Execution:
         """Commit the wish that `admit` writes, start its command and follow it; return once it runs or is queued.
 
         A caller that is cancelled does not stop this. Raises what `admit` raises, and why the command did not start.
         """
-        task = self._tasks.spawn(self._admit_and_start(account_id, admit), name="start execution")
+        task = self._tasks.spawn(self._admit_and_start(account_id, admit, how), name="start execution")
         return await asyncio.shield(task)
 
     async def launch(self, account_id: str, devbox_id: str, wish: Wish) -> Execution:
@@ -166,13 +182,13 @@ class Followers:
 
     # -- start
 
-    async def _admit_and_start(self, account_id: str, admit: Admission) -> Execution:
+    async def _admit_and_start(self, account_id: str, admit: Admission, how: Start) -> Execution:
         execution_id = self._ids.new("exe")
         execution, new = await self._store.write(lambda connection: admit(connection, execution_id), relaxed=True)
         if not new:
             known = self.known(execution.id)
             return known.execution if known is not None else execution
-        live = self._live[execution.id] = Live(account_id, execution)
+        live = self._live[execution.id] = Live(account_id, execution, how=how)
         if execution.status is ExecutionStatus.RUNNING:
             problem = await self._start(live)
             if problem is not None:
@@ -188,7 +204,7 @@ class Followers:
         """Have the box run the command. When it cannot, commit that as the execution's end and return why."""
         self._count(live)
         try:
-            await self._execute(live.execution)
+            await self._execute(live.execution, live.how)
         except BoxGone:
             self._vitals.doubt(live.execution.devbox_id)  # the follower finds out whether it had been started before
         except BadCommand as problem:
@@ -200,14 +216,15 @@ class Followers:
             return await self._not_started(live, _NOT_STARTED, problem)
         return None
 
-    async def _execute(self, execution: Execution) -> None:
+    async def _execute(self, execution: Execution, how: Start) -> None:
         spec = ExecSpec(
             id=execution.id,
             argv=shells.argv(execution.command, execution.shell_name, execution.user),
             user=execution.user,
             stdin=execution.attach_stdin,
             terminal=execution.terminal,
-            output_limit=self._output_limit,
+            output_limit=min(self._output_limit, how.kept or self._output_limit),
+            hold=how.hold,
         )
         for delay in _START_RETRIES_S:
             try:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from corral.core import errors, events
 from corral.devboxes.model import ENDED, Desired, Devbox, DevboxRequest, Observed, Page, Reason, Transition
-from corral.devboxes.tables import DEVBOXES, METADATA, devbox_from_row, request_to_json
+from corral.devboxes.tables import DEVBOXES, METADATA, SSH_KEYS, devbox_from_row, request_to_json
 
 MAX_PAGE: Final = 5000
 
@@ -31,6 +31,8 @@ _STATE: Final = sa.select(_C.observed, _C.reason).where(
     _C.id == sa.bindparam("id"), _C.account_id == sa.bindparam("account_id")
 )
 _SWAP: Final = sa.update(DEVBOXES).where(_C.id == sa.bindparam("key"), _C.version == sa.bindparam("was"))
+
+_FORGET_SSH_KEYS: Final = SSH_KEYS.delete().where(SSH_KEYS.c.devbox_id == sa.bindparam("key"))
 
 
 def insert(connection: sa.Connection, devbox_id: str, account_id: str, request: DevboxRequest, at_ms: int) -> Devbox:
@@ -122,6 +124,8 @@ def transition(
     swapped = connection.execute(_SWAP, {"key": devbox_id, "was": row["version"], **changes})
     if swapped.rowcount != 1:
         return None
+    if ends:
+        connection.execute(_FORGET_SSH_KEYS, {"key": devbox_id})
     for one in passed:
         _tell(connection, devbox_id, one, step.message)
     return devbox_from_row({**row, **changes})

@@ -30,7 +30,9 @@ from corral.devboxes.model import (
     Reason,
     Usage,
 )
+from corral.devboxes.ports import Ports
 from corral.devboxes.sessions import Sessions
+from corral.devboxes.ssh.keys import SshKeys
 from corral.devboxes.tunnels import PtyTunnels
 from corral.devboxes.vitals import Vitals
 from corral.runtime import contract
@@ -39,7 +41,7 @@ from corral.runtime import contract
 LogEntries = list[LogEntry]
 Texts = list[str]
 
-__all__ = ["Devboxes", "Executions", "Files", "PtyTunnels", "Sessions"]
+__all__ = ["Devboxes", "Executions", "Files", "Ports", "PtyTunnels", "Sessions", "SshKeys"]
 
 #: Waiters look again this often even if nothing wakes them: the bound on a wake-up lost to a defect.
 _LOOK_AGAIN_S: Final = 30.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from signal import SIGHUP, SIGKILL, Signals
+from signal import SIGKILL, Signals
 from typing import Final
 
 import sqlalchemy as sa
@@ -202,10 +202,7 @@ class Sessions:
 
     async def _hang_up(self, account_id: str, execution: Execution) -> None:
         devbox_id = execution.devbox_id
-        # WrongState: nothing is in the foreground, or the shell has ended by itself.
-        with contextlib.suppress(errors.WrongState), self._vitals.watching(devbox_id):
-            await self._runtime.signal(devbox_id, execution.id, SIGHUP, foreground=True)
-        await self._executions.kill(account_id, devbox_id, execution.id, group=True, signal=SIGHUP)
+        await self._executions.hang_up(account_id, execution)
         try:
             await self._executions.wait(account_id, devbox_id, execution.id, _COMPLETED, HANG_UP_S)
         except errors.TimedOut:

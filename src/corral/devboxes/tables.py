@@ -95,6 +95,21 @@ EXECUTIONS: Final = sa.Table(
     sqlite_autoincrement=True,
 )
 
+#: Who may enter a devbox by SSH. Rows go with the devbox's end; the private half was told once and is nowhere.
+SSH_KEYS: Final = sa.Table(
+    "ssh_keys",
+    schema.METADATA,
+    sa.Column("seq", schema.ROW_NUMBER, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("devbox_id", sa.Text, nullable=False),
+    sa.Column("public_key", sa.LargeBinary, nullable=False, unique=True),
+    sa.Column("api_key_id", sa.Text, nullable=False),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("expires_at_ms", sa.BigInteger),
+    sa.Index("ix_ssh_keys_devbox_id_seq", "devbox_id", "seq"),
+    sqlite_autoincrement=True,
+)
+
 
 def request_to_json(request: DevboxRequest) -> dict[str, Any]:
     """What the column `request` holds: everything but name and metadata, which have columns because they change."""

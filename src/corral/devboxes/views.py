@@ -157,6 +157,20 @@ class PtyTunnelView(View):
     auth_token: str
 
 
+class SshKeyView(View):
+    """A key to a devbox. `url` is the devbox's name for clients that route by names; the key decides alone.
+
+    `ssh_port` and `ssh_host_key` are Corral's own: where this server listens, and what it proves to be.
+    """
+
+    id: str
+    url: str
+    ssh_user: str
+    ssh_private_key: str
+    ssh_port: int
+    ssh_host_key: str
+
+
 class PtyConnectView(View):
     """A session, and where its WebSocket is."""
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from corral.core import errors
+from corral.core import errors, secretfile
 
 #: What may be sent in a header as a bearer token, long enough not to be guessed.
 _USABLE: Final = re.compile(r"[0-9A-Za-z._~+/=-]{16,512}")
@@ -28,7 +27,7 @@ def read_or_write(path: Path, make: Callable[[], str]) -> tuple[str, bool]:
             check_file(path, key)
             return key, False
         key = make()
-        _write(path, key)
+        secretfile.write(path, key.encode() + b"\n")
     except OSError as error:
         raise errors.Unavailable(
             f"cannot write the first API key to {path}: {error.strerror}",
@@ -41,15 +40,3 @@ def check_file(path: Path, key: str) -> None:
     """Raise errors.Unavailable when the file holds something that is not a key."""
     if not _USABLE.fullmatch(key):
         raise errors.Unavailable(f"cannot use {path}: it does not hold an API key", remedy="remove that file")
-
-
-def _write(path: Path, key: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(descriptor, key.encode() + b"\n")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    part.rename(path)

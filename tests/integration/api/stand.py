@@ -28,7 +28,7 @@ from corral.devboxes.controller import Controller
 from corral.devboxes.deadlines import Limits
 from corral.devboxes.followers import Followers
 from corral.devboxes.lifecycle import Lifecycle, Rules
-from corral.devboxes.service import Devboxes, Executions, Files, PtyTunnels, Sessions
+from corral.devboxes.service import Devboxes, Executions, Files, PtyTunnels, Sessions, SshKeys
 from corral.devboxes.vitals import Vitals
 from corral.identity.service import Identity
 from corral.identity.tables import ACCOUNTS, API_KEYS
@@ -149,6 +149,7 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
         files=Files(store, runtime, vitals),
         sessions=sessions,
         tunnels=PtyTunnels(clock, ids, domain="localhost"),
+        ssh_keys=SshKeys(store, clock, ids, None),
         health=health,
         architecture="x86_64",
     )

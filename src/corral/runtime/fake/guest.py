@@ -111,7 +111,7 @@ class Watch:
 class Viewer:
     """What one attached reader has not read yet."""
 
-    def __init__(self, stream: Stream, replay: bytes, patient: bool, on_room: Callable[[], None]) -> None:
+    def __init__(self, stream: Stream, replay: bytes, *, patient: bool, on_room: Callable[[], None]) -> None:
         self.stream, self.patient = stream, patient
         self.watch = Watch()
         self._on_room = on_room
@@ -351,7 +351,7 @@ class Execution:
                 replay = self._spool.read(self.box, self.spec.id, stream, 0, sink.written) if whole else None
             if replay is None:
                 return None
-            viewer = Viewer(stream, replay, patient, self._look_again)
+            viewer = Viewer(stream, replay, patient=patient, on_room=self._look_again)
             self._viewers.add(viewer)
             self._awaited.discard(stream)
             if self.ended:

@@ -28,7 +28,7 @@ from corral.runtime.contract import (
 from corral.runtime.fake import files, launch
 from corral.runtime.fake.guest import Execution, Watch
 from corral.runtime.fake.host import FakeBox, FakeHost, cpu_us, disk_bytes, processes, resident_bytes
-from corral.runtime.fake.streams import TcpStream, OutputStream
+from corral.runtime.fake.streams import OutputStream, TcpStream
 
 #: The contract's pace of `follow`.
 PACE_S: Final = 0.02

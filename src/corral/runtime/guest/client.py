@@ -13,7 +13,6 @@ from typing import Final, TypeVar
 from corral.core.clock import Clock, SystemClock
 from corral.runtime.contract import (
     BadCommand,
-    ByteStream,
     ExecSpec,
     ExecutionEnded,
     FileInfo,
@@ -186,15 +185,10 @@ class GuestClient:
         request["stream"] = None if stream is None else stream.value
         channel, reply = await self._start(request, doing, (), timeout_s)
         try:
-            fields = Fields(reply, doing)
-            # A guest of before has neither field, and no other streams than terminals.
-            passed = fields.integer("passed", 0, _SIZE_MAX) if fields.has("passed") else 0
-            if stream is not None and fields.flag("cut"):
-                raise ExecutionEnded(f"cannot {doing}: a part of its {stream.value} was dropped already")
+            return Attached(channel, _passed(Fields(reply, doing), stream, doing))
         except BaseException:
             await channel.close()
             raise
-        return Attached(channel, passed)
 
     # -- files
 
@@ -363,6 +357,13 @@ def _file_request(op: str, path: str, user: str | None, doing: str) -> dict[str,
     if not path or len(path) >= protocol.MAX_PATH or _unencodable(path):
         raise FileProblem(f"cannot {doing}: {faults.FILE['bad-path']}", kind=FileProblemKind.BAD_PATH)
     return {"op": op, "path": path, "user": user}
+
+
+def _passed(fields: Fields, stream: Stream | None, doing: str) -> int:
+    # A guest of before this field has no other streams than terminals.
+    if stream is not None and fields.flag("cut"):
+        raise ExecutionEnded(f"cannot {doing}: a part of its {stream.value} was dropped already")
+    return fields.integer("passed", 0, _SIZE_MAX) if fields.has("passed") else 0
 
 
 def _info(fields: Fields) -> FileInfo:

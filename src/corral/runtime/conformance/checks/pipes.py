@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 
-from corral.runtime.conformance.suite import Bench, Group, expect, expect_equal, raises, read_to_end
-from corral.runtime.contract import MIB, ByteStream, ExecResult, ExecutionEnded, Stream, TerminalSize
+from corral.runtime.conformance.suite import Bench, Group, expect, expect_equal, raises, read_to_end, read_until
+from corral.runtime.contract import MIB, BoxGone, ByteStream, ExecResult, ExecutionEnded, Stream, TerminalSize
 
 GROUP = Group()
 
@@ -80,6 +81,20 @@ async def what_is_attached_writes_input(bench: Bench) -> None:
     expect_equal(seen, (PLENTY, hashlib.sha256(data).hexdigest()), "what came back")
     await stream.close()
     expect_equal((await bench.finish(box, running)).result.exit_code, 0, "the exit code")
+
+
+@GROUP.check
+async def output_goes_on_when_input_is_not_taken(bench: Bench) -> None:
+    """A command that has closed its input is not bothered by more of it, and its output still comes."""
+    box = await bench.box()
+    running = await bench.start_sh(box, "exec 0<&-; echo closed; sleep 0.5; echo more", stdin=True, hold=True)
+    stream = await bench.runtime.attach(box, running, stream=Stream.STDOUT, patient=True)
+    seen = await read_until(stream, b"closed\n")
+    for _ in range(4):
+        with contextlib.suppress(ExecutionEnded, BoxGone):
+            await stream.write(b"x" * 100_000)
+    expect_equal(seen + await read_to_end(stream), b"closed\nmore\n", "the output")
+    await stream.close()
 
 
 @GROUP.check
