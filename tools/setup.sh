@@ -20,7 +20,9 @@ RUN_PROGRAMS=(
   crun:crun nft:nftables ip:iproute2 mmdebstrap:mmdebstrap mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs
   gpgv:gpgv mount:mount setpriv:util-linux cc:gcc sha256sum:coreutils
 )
-TEST_PROGRAMS=(runc:runc git:git curl:curl)
+TEST_PROGRAMS=(
+  runc:runc git:git curl:curl ssh:openssh-client rsync:rsync openssl:openssl
+)
 
 # An older cargo does not read the lock file of the guest.
 CARGO_NEEDED=1.85
@@ -64,6 +66,8 @@ missing_packages() {
   find_python > /dev/null || printf '%s\n' python3 python3-venv
   has_cargo || echo cargo
   if [[ $FOR == test ]]; then
+    # Not in PATH: what the boxes of the fake runtime, which are processes of this machine, serve SFTP with.
+    [[ -x /usr/lib/openssh/sftp-server ]] || echo openssh-sftp-server
     cargo fmt --version > /dev/null 2>&1 || echo rustfmt
     cargo clippy --version > /dev/null 2>&1 || echo rust-clippy
   fi

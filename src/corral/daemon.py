@@ -35,7 +35,6 @@ from corral.devboxes.controller import Controller
 from corral.devboxes.followers import Followers
 from corral.devboxes.lifecycle import Lifecycle, Rules
 from corral.devboxes.ssh import identity as ssh_identity
-from corral.devboxes.ssh.identity import HostIdentity
 from corral.devboxes.ssh.keys import Entrance
 from corral.devboxes.ssh.listener import SshListener
 from corral.devboxes.vitals import Vitals
@@ -137,10 +136,7 @@ class Daemon:
     async def _start(self, undo: contextlib.AsyncExitStack) -> Sequence[asyncio.Task[None]]:
         """Start every part, each with its undo; return the tasks that must not end before the server does."""
         settings, clock = self.settings, self.clock
-        _raise_open_files()
-        lock = FolderLock(settings.data)
-        lock.acquire()
-        undo.callback(lock.release)
+        self._claim(undo)
         feed = events.Feed()
         store = await self._open_store(undo, feed)
         runtime, available = await self._start_runtime(undo)
@@ -177,22 +173,7 @@ class Daemon:
         devboxes = service.Devboxes(store, feed, runtime, executions, vitals, SnapshotRules(), clock=clock, ids=ids)
         copies = SnapshotController(store, feed, runtime, clock=clock, at_once=settings.starts_at_once)
         copying = owner.spawn(copies.run(), name="snapshots")
-        shown = self._ssh_identity()
-        ssh_keys = service.SshKeys(store, clock, ids, self._entrance(shown))
-        if shown is not None and settings.ssh_address is not None:
-            ssh = SshListener(
-                settings.ssh_address,
-                shown,
-                ssh_keys,
-                executions,
-                service.Ports(store, runtime, vitals),
-                feed,
-                clock=clock,
-                ids=ids,
-                idle_s=settings.ssh_idle_s,
-            )
-            undo.push_async_callback(ssh.stop)
-            await ssh.start()
+        ssh_keys = await self._start_ssh(undo, store, feed, executions, service.Ports(store, runtime, vitals), ids)
         gate = app.build(
             store=store,
             clock=clock,
@@ -228,18 +209,43 @@ class Daemon:
             runtime.expect(available.resolve(None).layers)
         return runtime, available
 
-    def _ssh_identity(self) -> HostIdentity | None:
-        settings = self.settings
-        if settings.ssh_listen is None:
-            return None
-        domain = settings.tunnel_domain
-        return ssh_identity.load(settings.data, self.clock, domain=domain, certificate=settings.ssh_certificate)
+    def _claim(self, undo: contextlib.AsyncExitStack) -> None:
+        """The data folder is this server's alone, and it has the descriptors that the host gives."""
+        _raise_open_files()
+        lock = FolderLock(self.settings.data)
+        lock.acquire()
+        undo.callback(lock.release)
 
-    def _entrance(self, shown: HostIdentity | None) -> Entrance | None:
-        settings = self.settings
-        if shown is None or settings.ssh_address is None:
-            return None
-        return Entrance(settings.tunnel_domain, settings.ssh_address[1], shown.public_line)
+    async def _start_ssh(
+        self,
+        undo: contextlib.AsyncExitStack,
+        store: Store,
+        feed: events.Feed,
+        executions: service.Executions,
+        ports: service.Ports,
+        ids: Ids,
+    ) -> service.SshKeys:
+        """Listen for SSH if the settings say where; the keys that open devboxes, which are none if they do not."""
+        settings, clock = self.settings, self.clock
+        if settings.ssh_address is None:
+            return service.SshKeys(store, clock, ids, None)
+        domain = settings.tunnel_domain
+        shown = ssh_identity.load(settings.data, clock, domain=domain, certificate=settings.ssh_certificate)
+        keys = service.SshKeys(store, clock, ids, Entrance(domain, settings.ssh_address[1], shown.public_line))
+        listener = SshListener(
+            settings.ssh_address,
+            shown,
+            keys,
+            executions,
+            ports,
+            feed,
+            clock=clock,
+            ids=ids,
+            idle_s=settings.ssh_idle_s,
+        )
+        undo.push_async_callback(listener.stop)
+        await listener.start()
+        return keys
 
     def _rules(self) -> Rules:
         settings = self.settings

@@ -43,6 +43,7 @@ Each setting is an environment variable; an empty one counts as not set.
 | --- | --- | --- |
 | `CORRAL_URL` | `http://127.0.0.1:8700` | Where the server is. |
 | `CORRAL_API_KEY` | the file `api-key` in `CORRAL_DATA` | The key to send. |
+| `CORRAL_SSH_ADDRESS` | the server's host and SSH port | Where `corral devbox ssh` connects, as HOST:PORT. |
 
 ## Building images
 

@@ -5,6 +5,7 @@ Built from JSON with `from_wire`; fields that this client does not know stay in 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -210,6 +211,48 @@ class LogEntry:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise errors.BadAnswer(f"cannot understand log entry: {error!r} in the answer") from error
+
+
+#: These become a part of a configuration or of an argument of ssh.
+_SSH_FIELDS: Final = {
+    "url": re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}"),
+    "ssh_user": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"),
+    "ssh_host_key": re.compile(r"[a-z0-9@.-]{1,64} [A-Za-z0-9+/=]{1,4096}"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SshKey:
+    """A key that lets into one devbox by SSH until that ends. `private_key` is PEM and told once.
+
+    The server listens at `host`, `port` and proves itself with `host_key` (`ssh-ed25519 …`); `name` is the devbox's
+    own, for proxies that route by names.
+    """
+
+    name: str
+    user: str
+    host: str
+    port: int
+    host_key: str
+    private_key: str = field(repr=False)
+
+    @classmethod
+    def from_wire(cls, wire: Wire, *, host: str) -> SshKey:
+        """Raises BadAnswer when the answer is not a key, or has what a program that is started must not be given."""
+        try:
+            for name, pattern in _SSH_FIELDS.items():
+                if not pattern.fullmatch(wire[name]):
+                    raise errors.BadAnswer(f"cannot use SSH key: {name} in the answer is {wire[name][:50]!r}")
+            return cls(
+                name=wire["url"],
+                user=wire["ssh_user"],
+                host=host,
+                port=int(wire["ssh_port"]),
+                host_key=wire["ssh_host_key"],
+                private_key=wire["ssh_private_key"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise errors.BadAnswer(f"cannot understand SSH key: {error!r} in the answer") from error
 
 
 @dataclass(frozen=True, slots=True)

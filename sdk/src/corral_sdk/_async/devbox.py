@@ -7,13 +7,14 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from corral_sdk import _ids, _tar, errors
 from corral_sdk._async.execution import HOLD_S, AsyncExecution, AsyncOutput
 from corral_sdk._async.files import AsyncFiles, Progress
 from corral_sdk._async.terminal import AsyncTerminal
 from corral_sdk._async.transport import AsyncTransport, Call
-from corral_sdk.models import ENDED, Consumption, DevboxInfo, ExecResult, ExecutionInfo, LogEntry, TerminalSize
+from corral_sdk.models import ENDED, Consumption, DevboxInfo, ExecResult, ExecutionInfo, LogEntry, SshKey, TerminalSize
 
 
 class AsyncDevbox:
@@ -216,7 +217,15 @@ class AsyncDevbox:
             cause = result.stderr.strip() or f"exit code {result.exit_code}"
             raise errors.Invalid(f"{failure}: {cause}")
 
-    # -- terminals
+    # -- ways in
+
+    async def create_ssh_key(self) -> SshKey:
+        """Make a key that lets in by SSH.
+
+        Raises WrongState when it does not run, NotOffered when the server does not listen for SSH.
+        """
+        wire = await self._transport.json(Call("POST", f"{self._path}/create_ssh_key", json={}))
+        return SshKey.from_wire(wire, host=urlsplit(self._transport.base_url).hostname or "")
 
     def terminal(
         self,

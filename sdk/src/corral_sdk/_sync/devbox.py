@@ -8,13 +8,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from corral_sdk import _ids, _tar, errors
 from corral_sdk._sync.execution import HOLD_S, Execution, Output
 from corral_sdk._sync.files import Files, Progress
 from corral_sdk._sync.terminal import Terminal
 from corral_sdk._sync.transport import Call, Transport
-from corral_sdk.models import ENDED, Consumption, DevboxInfo, ExecResult, ExecutionInfo, LogEntry, TerminalSize
+from corral_sdk.models import ENDED, Consumption, DevboxInfo, ExecResult, ExecutionInfo, LogEntry, SshKey, TerminalSize
 
 
 class Devbox:
@@ -217,7 +218,15 @@ class Devbox:
             cause = result.stderr.strip() or f"exit code {result.exit_code}"
             raise errors.Invalid(f"{failure}: {cause}")
 
-    # -- terminals
+    # -- ways in
+
+    def create_ssh_key(self) -> SshKey:
+        """Make a key that lets in by SSH.
+
+        Raises WrongState when it does not run, NotOffered when the server does not listen for SSH.
+        """
+        wire = self._transport.json(Call("POST", f"{self._path}/create_ssh_key", json={}))
+        return SshKey.from_wire(wire, host=urlsplit(self._transport.base_url).hostname or "")
 
     def terminal(
         self,

@@ -20,6 +20,8 @@ VERBS = {
     "show": "corral_sdk.cli.devbox_show:show",
     "exec": "corral_sdk.cli.devbox_exec:exec_",
     "shell": "corral_sdk.cli.devbox_shell:shell",
+    "ssh": "corral_sdk.cli.devbox_ssh:ssh",
+    "ssh-config": "corral_sdk.cli.devbox_ssh:ssh_config",
     "cp": "corral_sdk.cli.devbox_cp:cp",
     "logs": "corral_sdk.cli.devbox_logs:logs",
     "executions": "corral_sdk.cli.devbox_logs:executions",

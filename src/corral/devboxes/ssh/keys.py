@@ -42,7 +42,7 @@ _BY_KEY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Entrance:
-    """Where clients of this server connect: `port` on it, with this host key; None of it when it does not listen."""
+    """Where clients of this server connect: `port` on it, with this host key. `domain` as of tunnels."""
 
     domain: str
     port: int
