@@ -66,7 +66,7 @@ class Anything:
 
 def every_route() -> list[Route]:
     stand_in: Any = Anything()
-    names = ("health", "identity", "devboxes", "executions", "files", "ptys")
+    names = ("health", "identity", "devboxes", "executions", "files", "ptys", "ssh")
     return [*routes.rows(routes.Handlers(**dict.fromkeys(names, stand_in)))]
 
 

@@ -80,6 +80,7 @@ class Outlet:
 
     async def ready(self) -> None:
         """Return when there is room."""
-        await self._ready.wait()
+        while not self._ready.is_set():
+            await self._ready.wait()
         await self._client.takes()
         self._client.touch()

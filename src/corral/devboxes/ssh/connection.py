@@ -33,7 +33,7 @@ FORWARDS: Final = 128
 #: Bytes that wait for a client which does not read: no more is taken from boxes over the first figure, and the client
 #: is dropped over the second, which only a flood of requests leads to.
 SLOW: Final = 1024 * 1024
-FLOODED: Final = 16 * 1024 * 1024
+FLOODED: Final = 4 * 1024 * 1024
 
 #: What is asked for by name is the devbox itself or the host that it sees itself as.
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -91,7 +91,8 @@ class Connection(asyncssh.SSHServerConnection):
 
     async def takes(self) -> None:
         """Return when the client reads what it is sent, or is gone."""
-        await self._takes.wait()
+        while not self._takes.is_set():  # of many that wait for this, the first ones may use all of the room up
+            await self._takes.wait()
 
     def touch(self) -> None:
         """Something was moved for the client: it is not idle."""

@@ -72,6 +72,7 @@ class Admission:
     account_id: str
     devbox_id: str
     user: str
+    expires_at_ms: int | None
 
 
 class SshKeys:
@@ -128,9 +129,15 @@ class SshKeys:
                 return None
             if row["expires_at_ms"] is not None and row["expires_at_ms"] <= self._clock.now_ms():
                 return None
-            return Admission(row["id"], row["account_id"], row["devbox_id"], row["request"]["user"]["name"])
+            user = row["request"]["user"]["name"]
+            return Admission(row["id"], row["account_id"], row["devbox_id"], user, row["expires_at_ms"])
 
         return await self._store.read(find)
+
+    async def holds(self, admission: Admission) -> bool:
+        """Whether the key is still there, as it is until its devbox ends."""
+        query = sa.select(_K.id).where(_K.id == admission.key_id)
+        return await self._store.read(lambda connection: connection.execute(query).first() is not None)
 
 
 def host_label(devbox_id: str) -> str:

@@ -106,7 +106,7 @@ class SshListener:
             ) from error
         self._socket.setblocking(False)
         self._tasks.spawn(self._accept(self._socket), name="accept ssh")
-        self._tasks.spawn(self._end_idle(), name="end idle ssh")
+        self._tasks.spawn(self._end_old(), name="end idle ssh")
 
     async def stop(self) -> None:
         """Close the port and every connection; commands go on, as they do when any client of them leaves."""
@@ -143,7 +143,7 @@ class SshListener:
                 self._strangers[address] -= 1
                 if not self._strangers[address]:
                     del self._strangers[address]
-            if connection is not None and self._take_in(connection):
+            if connection is not None and await self._take_in(connection):
                 await connection.ended.wait()
         finally:
             if connection is not None:
@@ -179,8 +179,8 @@ class SshListener:
 
     # -- clients are in
 
-    def _take_in(self, connection: Connection) -> bool:
-        """Count a connection; False, and the end of it, when there are too many."""
+    async def _take_in(self, connection: Connection) -> bool:
+        """Count a connection; False, and the end of it, when there are too many, or its devbox has ended meanwhile."""
         admission = connection.admission
         if admission is None:
             return False
@@ -189,6 +189,9 @@ class SshListener:
             self._end(connection, "too many connections")
             return False
         inside.add(connection)
+        if not await self._house.keys.holds(admission):  # it ended before there was anybody to be told
+            self._end(connection, "the devbox has ended")
+            return False
         return True
 
     def _let_out(self, connection: Connection) -> None:
@@ -200,6 +203,9 @@ class SshListener:
             del self._admitted[admission.devbox_id]
 
     def _end(self, connection: Connection, reason: str) -> None:
+        admission = connection.admission
+        devbox_id = admission.devbox_id if admission is not None else None
+        self._log.info("client ended", devbox=devbox_id, peer=connection.peer, reason=reason)
         connection.disconnect(asyncssh.DISC_BY_APPLICATION, f"corral: {reason}")
 
     def _heard(self, event: events.Event) -> None:
@@ -207,13 +213,16 @@ class SshListener:
             for connection in list(self._admitted.get(event.subject, ())):
                 self._end(connection, "the devbox has ended")
 
-    async def _end_idle(self) -> None:
+    async def _end_old(self) -> None:
         while True:
             await self._clock.sleep(min(LOOK_S, self._idle_s / 4))
-            now = self._clock.monotonic()
+            now, now_ms = self._clock.monotonic(), self._clock.now_ms()
             for connection in [one for inside in self._admitted.values() for one in inside]:
+                expires_at_ms = connection.admission.expires_at_ms if connection.admission is not None else None
                 if now - connection.active_s >= self._idle_s:
                     self._end(connection, f"nothing was sent for {self._idle_s:g} s")
+                elif expires_at_ms is not None and expires_at_ms <= now_ms:
+                    self._end(connection, "the key has expired")
 
     def _make_options(self) -> asyncssh.SSHServerConnectionOptions:
         return asyncssh.SSHServerConnectionOptions(
