@@ -80,6 +80,11 @@ class Server:
         return {"CORRAL_URL": self.url, "CORRAL_API_KEY": self.key}
 
     @property
+    def ssh_listen(self) -> str:
+        """Where it listens for SSH, as HOST:PORT; empty when it does not."""
+        return self._env.get("CORRAL_SSH_LISTEN", "")
+
+    @property
     def pid(self) -> int:
         """Process id of the running server."""
         return self._running().pid

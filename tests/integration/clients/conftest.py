@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.harness.server import Server
+from tests.harness.server import Server, free_port
 
 RUNTIMES = ["fake", pytest.param("oci", marks=[pytest.mark.root, pytest.mark.image])]
 
@@ -18,5 +18,6 @@ def runtime(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def server(runtime: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("clients") / "data", runtime=runtime) as one:
+    env = {"CORRAL_SSH_LISTEN": f"127.0.0.1:{free_port()}"}
+    with Server(tmp_path_factory.mktemp("clients") / "data", runtime=runtime, env=env) as one:
         yield one

@@ -30,6 +30,7 @@ def run(server: Server, runtime: str, *command: str, cwd: Path | None = None) ->
     """Run a check in its client's environment; fail with what it printed."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("RUNLOOP_")}
     env |= {"RUNLOOP_BASE_URL": server.url, "RUNLOOP_API_KEY": server.key, "CHECK_RUNTIME": runtime}
+    env["CHECK_SSH"] = server.ssh_listen
     done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == 0, done.stdout + done.stderr
 

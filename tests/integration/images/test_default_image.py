@@ -24,6 +24,10 @@ def test_the_programs_that_are_promised_are_there(tree: Tree) -> None:
     assert tree.shell(script) == ""
 
 
+def test_files_can_be_copied_by_sftp(tree: Tree) -> None:
+    assert tree.shell("test -x /usr/lib/openssh/sftp-server && echo there") == "there"
+
+
 def test_the_user_is_who_the_manifest_says(tree: Tree) -> None:
     user = tree.stored.manifest.user
     assert tree.shell("id -un; id -u; id -g; pwd; getent passwd user | cut -d: -f7").split() == [

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from python_multipart.multipart import MultipartParser
 
 from corral_sdk import _config, _ids, _multipart, _retry, _sse, errors
+from corral_sdk.models import SshKey
 
 
 class Clock:
@@ -181,3 +182,33 @@ def test_a_form_is_read_back_by_a_parser() -> None:
 
 def test_the_boundary_is_new_for_each_form() -> None:
     assert _multipart.frame({}, "file").content_type != _multipart.frame({}, "file").content_type
+
+
+SSH_KEY = {
+    "id": "dbx_1",
+    "url": "dbx-1.ssh.example.org",
+    "ssh_user": "user",
+    "ssh_private_key": "-----BEGIN PRIVATE KEY-----",
+    "ssh_port": 22,
+    "ssh_host_key": "ssh-ed25519 AAAA",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("url", "-oProxyCommand=id"),
+        ("url", "a;id"),
+        ("url", "a\nProxyCommand id"),
+        ("ssh_user", "user\n  ProxyCommand id"),
+        ("ssh_user", "-l"),
+        ("ssh_host_key", "ssh-ed25519 AAAA\n* ssh-ed25519 BBBB"),
+        ("ssh_port", "x"),
+        ("ssh_private_key", None),
+    ],
+)
+def test_an_ssh_key_gives_ssh_nothing_that_it_would_obey(name: str, value: str | None) -> None:
+    assert SshKey.from_wire(SSH_KEY, host="here").user == "user"
+    wire = {key: told for key, told in (SSH_KEY | {name: value}).items() if told is not None}
+    with pytest.raises(errors.BadAnswer):
+        SshKey.from_wire(wire, host="here")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -51,6 +52,21 @@ def create_in_two_steps() -> None:
     client.devboxes.shutdown(view.id)
     renamed = client.devboxes.update(view.id, name="after")
     assert renamed.name == "after"
+
+
+def ssh() -> None:
+    with RunloopSDK().devbox.create() as devbox, tempfile.TemporaryDirectory() as folder:
+        answer = Runloop().devboxes.create_ssh_key(devbox.id)
+        key = Path(folder, "key")
+        key.touch(mode=0o600)
+        key.write_text(answer.ssh_private_key)
+        # As the dialect's own tools do it, but for the address, which they take from the domain of the API.
+        proxy = f"openssl s_client -quiet -servername {answer.url} -connect {os.environ['CHECK_SSH']} 2>/dev/null"
+        options = ["-F", "none", "-i", str(key), "-o", f"ProxyCommand={proxy}", "-o", "StrictHostKeyChecking=no"]
+        options += ["-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
+        command = ["ssh", *options, f"{answer.ssh_user}@{answer.url}", "echo by ssh; exit 4"]
+        done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (4, b"by ssh\n", b""), done
 
 
 def commands() -> None:
