@@ -20,7 +20,7 @@ import pytest
 from tests.acceptance.ssh.conftest import RUNTIMES, new_devbox
 from tests.harness.cli import Cli
 from tests.harness.openssh import OpenSsh, create_key
-from tests.harness.server import Server, free_port
+from tests.harness.server import Server, ServerFailed, free_port
 
 
 @contextlib.contextmanager
@@ -35,6 +35,14 @@ def test_without_the_setting_there_is_no_ssh(tmp_path: Path) -> None:
         assert answer.status_code == 501
         assert "CORRAL_SSH_LISTEN" in answer.json()["message"]
         assert not (server.data / "ssh-host-key").exists()
+
+
+def test_a_port_that_is_taken_is_told_with_the_remedy(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = Server(tmp_path / "data", env={"CORRAL_SSH_LISTEN": f"127.0.0.1:{port}"})
+        with pytest.raises(ServerFailed, match="Address already in use; set CORRAL_SSH_LISTEN to a free one"):
+            server.start()
 
 
 def test_the_dialects_answer_has_its_four_fields(server: Server, box: str) -> None:

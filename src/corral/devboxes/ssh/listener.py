@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections import Counter
 from typing import Final
@@ -100,8 +101,10 @@ class SshListener:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._socket = socket.create_server((host, port), family=family, backlog=STRANGERS)
         except OSError as error:
+            # A text of the socket module's own would name the address once more.
+            cause = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
             raise errors.Unavailable(
-                f"cannot listen for SSH on {host}:{port}: {error.strerror}",
+                f"cannot listen for SSH on {host}:{port}: {cause}",
                 remedy="set CORRAL_SSH_LISTEN to a free one",
             ) from error
         self._socket.setblocking(False)
