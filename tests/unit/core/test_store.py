@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,31 @@ async def test_a_failed_commit_fails_every_write_of_its_group_and_the_next_one_w
     await store.write(tell("b"))
     assert await store.read(told) == ["b"]
     await store.close()
+
+
+@pytest.mark.parametrize("others", [0, 5])
+async def test_a_disk_that_is_full_in_the_middle_of_a_group_fails_it_with_the_remedy(
+    store: Store, others: int
+) -> None:
+    def large(size: int) -> Callable[[sa.Connection], bool]:
+        row = {"at_ms": 1, "subject": "a", "kind": "x", "data": "y" * size}
+        return lambda connection: connection.execute(events.TABLE.insert(), row) is not None
+
+    def fill(connection: sa.Connection) -> None:
+        time.sleep(0.2)  # the others queue up behind it, so that they share a commit
+        connection.exec_driver_sql("PRAGMA max_page_count = 1")
+
+    limiting = asyncio.ensure_future(store.write(fill))
+    await asyncio.sleep(0.05)
+    sizes = [10, 10_000_000, *[10] * others] if others else [10_000_000]
+    found = await asyncio.gather(*(store.write(large(size)) for size in sizes), return_exceptions=True)
+    await limiting
+    assert any(isinstance(one, BaseException) for one in found)
+    for problem in (one for one in found if isinstance(one, BaseException)):
+        assert isinstance(problem, errors.Unavailable)
+        assert "free space" in problem.remedy
+    kept = await store.read(lambda connection: events.after(connection, 0))
+    assert len(kept) == found.count(True)
 
 
 async def test_a_database_that_another_program_holds_is_reported_with_the_remedy(

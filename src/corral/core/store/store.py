@@ -135,7 +135,8 @@ class Store:
         if len(jobs) == 1:  # a savepoint would cost as much as the rest of an empty transaction
             self._run(connection, jobs[0])
             if jobs[0].error is not None:
-                connection.exec_driver_sql("ROLLBACK")
+                if _in_transaction(connection):
+                    connection.exec_driver_sql("ROLLBACK")
                 connection.rollback()
                 return
         else:
@@ -147,6 +148,8 @@ class Store:
         connection.exec_driver_sql("SAVEPOINT job")
         self._run(connection, job)
         if job.error is not None:
+            if not _in_transaction(connection):
+                raise job.error  # for the whole group: what the others did is gone too
             connection.exec_driver_sql("ROLLBACK TO job")
         connection.exec_driver_sql("RELEASE job")
 
@@ -204,3 +207,8 @@ class Store:
                 job.future.set_exception(job.error)
             else:
                 job.future.set_result(job.result)
+
+
+def _in_transaction(connection: sa.Connection) -> bool:
+    """Whether SQLite still is in one: on a full disk it has undone the transaction by itself."""
+    return bool(getattr(connection.connection.dbapi_connection, "in_transaction", False))
