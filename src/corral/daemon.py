@@ -166,6 +166,7 @@ class Daemon:
         undo.push_async_callback(controller.finish, settings.shutdown_grace_s)
 
         executions = service.Executions(store, runtime, followers, vitals, clock)
+        calls = service.FileCalls(store, clock)
         sessions = service.Sessions(
             runtime, executions, followers, vitals, clock=clock, idle_s=settings.session_idle_s
         )
@@ -181,7 +182,7 @@ class Daemon:
             devboxes=devboxes,
             snapshots=Snapshots(store, feed, devboxes, sources, clock=clock, ids=ids),
             executions=executions,
-            files=service.Files(store, runtime, vitals),
+            files=service.Files(store, runtime, vitals, calls),
             sessions=sessions,
             tunnels=service.PtyTunnels(clock, ids, domain=settings.tunnel_domain),
             ssh_keys=ssh_keys,

@@ -6,15 +6,15 @@ tells of, and delivered after the commit. Must not decide what is worth an event
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from corral.core.store import schema
-from corral.core.wake import Wake
+from corral.core.wake import Wake, Wakes
 
 TABLE: Final = sa.Table(
     "events",
@@ -70,6 +70,23 @@ def after(connection: sa.Connection, seq: int, *, subject: str | None = None, li
     return [Event(**row) for row in connection.execute(query).mappings()]
 
 
+def count(connection: sa.Connection, subject: str, *, before_ms: int | None = None) -> int:
+    """How many events `subject` has; with `before_ms`, those that come before the first one of that time or later."""
+    query = sa.select(sa.func.count()).select_from(TABLE).where(TABLE.c.subject == subject)
+    if before_ms is not None:
+        later = sa.select(sa.func.min(TABLE.c.seq)).where(TABLE.c.subject == subject, TABLE.c.at_ms >= before_ms)
+        first = connection.execute(later).scalar()
+        if first is not None:
+            query = query.where(TABLE.c.seq < first)
+    return int(connection.execute(query).scalar_one())
+
+
+def seq_of(connection: sa.Connection, subject: str, number: int) -> int | None:
+    """The `seq` of the event of `subject` with this number, counted from 1; None when there are not so many."""
+    query = sa.select(TABLE.c.seq).where(TABLE.c.subject == subject).order_by(TABLE.c.seq)
+    return connection.execute(query.offset(number - 1).limit(1)).scalar()
+
+
 def of_kinds(connection: sa.Connection, subject: str, kinds: Sequence[str], *, limit: int) -> list[Event]:
     """The newest events of these kinds about `subject`, oldest first."""
     query = sa.select(TABLE).where(TABLE.c.subject == subject, TABLE.c.kind.in_(kinds))
@@ -81,29 +98,19 @@ class Feed:
     """Delivers committed events inside this process, in the order of their commits. One event loop only."""
 
     def __init__(self) -> None:
-        self._watched: dict[str, list[Wake]] = {}
+        self._wakes = Wakes()
         self._listeners: list[Callable[[Event], None]] = []
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event from now on. It must return at once and must not raise."""
         self._listeners.append(listener)
 
-    @contextlib.contextmanager
-    def watch(self, subject: str) -> Iterator[Wake]:
-        """Give a wake-up that fires at every event of `subject`. Enter it before the first look at the state."""
-        wake = Wake()
-        self._watched.setdefault(subject, []).append(wake)
-        try:
-            yield wake
-        finally:
-            wakes = self._watched[subject]
-            wakes.remove(wake)
-            if not wakes:
-                del self._watched[subject]
+    def watch(self, subject: str, wake: Wake | None = None) -> AbstractContextManager[Wake]:
+        """Give a wake-up, or `wake`, that fires at every event of `subject`. Enter it before the first look."""
+        return self._wakes.watch(subject, wake)
 
     def publish(self, event: Event) -> None:
         """Tell everybody. For the store, after the commit."""
         for listener in self._listeners:
             listener(event)
-        for wake in self._watched.get(event.subject, ()):
-            wake.fire()
+        self._wakes.fire(event.subject)

@@ -1,4 +1,4 @@
-"""A wake-up for everybody who waits, without a queue and without polling.
+"""Wake-ups for everybody who waits, without a queue and without polling.
 
 Owns who waits. The state that is waited for is the caller's: look, wait, look again.
 """
@@ -6,6 +6,8 @@ Owns who waits. The state that is waited for is the caller's: look, wait, look a
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 
 
 class Wake:
@@ -46,3 +48,34 @@ class Wake:
         finally:
             self._waiters.discard(future)
         return True
+
+
+class Wakes:
+    """Wake-ups by name, each there for as long as somebody watches."""
+
+    __slots__ = ("_watched",)
+
+    def __init__(self) -> None:
+        self._watched: dict[str, list[Wake]] = {}
+
+    @contextlib.contextmanager
+    def watch(self, name: str, wake: Wake | None = None) -> Iterator[Wake]:
+        """Give a wake-up, or `wake`, that fires at every `fire` of the name. Enter it before the first look."""
+        wake = wake or Wake()
+        self._watched.setdefault(name, []).append(wake)
+        try:
+            yield wake
+        finally:
+            wakes = self._watched[name]
+            wakes.remove(wake)
+            if not wakes:
+                del self._watched[name]
+
+    def __len__(self) -> int:
+        """Names that somebody watches."""
+        return len(self._watched)
+
+    def fire(self, name: str) -> None:
+        """Wake all that watch the name."""
+        for wake in self._watched.get(name, ()):
+            wake.fire()

@@ -5,9 +5,10 @@ Owns bounds: the last 1,000 lines of a stream, 10,000 entries in all. Nothing is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from corral.core.clock import Clock
 from corral.devboxes.model import Devbox, Execution, LogEntry, LogLevel, LogSource, Observed, Reason
 from corral.runtime.contract import Stream
 
@@ -16,6 +17,9 @@ Tail = Callable[[Execution, Stream, int], tuple[str, bool]]
 
 LINES: Final = 1000
 ENTRIES: Final = 10_000
+
+#: Executions whose output a log shows at most.
+EXECUTIONS: Final = 1000
 
 #: A source for each reason that is not a caller's wish; the dialect has none for the devbox itself.
 _SOURCES: Final = {Reason.OUT_OF_MEMORY: LogSource.KERNEL, Reason.LAUNCH_FAILED: LogSource.SETUP}
@@ -53,6 +57,19 @@ def of_execution(execution: Execution, tail: Tail) -> list[LogEntry]:
         message = execution.message or f"exited with code {execution.exit_code}"
         entries.append(entry(level, execution.ended_at_ms, message, execution.exit_code))
     return entries
+
+
+async def newest(newest_first: Sequence[Execution], tail: Tail, clock: Clock) -> list[list[LogEntry]]:
+    """The entries of as many executions, newest first, as a log has room for."""
+    found: list[list[LogEntry]] = []
+    count = 0
+    for execution in newest_first:
+        found.append(of_execution(execution, tail))
+        count += len(found[-1])
+        if count >= ENTRIES:
+            break
+        await clock.sleep(0)  # thousands of spool files are read here: others get their turn in between
+    return found
 
 
 def of_devbox(devbox: Devbox) -> list[LogEntry]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from corral.core import errors, events
+from corral.devboxes import file_calls
 from corral.devboxes.model import ENDED, Desired, Devbox, DevboxRequest, Observed, Page, Reason, Transition
 from corral.devboxes.tables import DEVBOXES, METADATA, SSH_KEYS, devbox_from_row, request_to_json
 
@@ -209,7 +210,8 @@ def with_old_output(connection: sa.Connection, before_ms: int, limit: int = 500)
 
 
 def output_forgotten(connection: sa.Connection, devbox_ids: Sequence[str]) -> None:
-    """Record that the output of these devboxes is gone."""
+    """Record that the output of these devboxes is gone, and forget their file calls with it."""
+    file_calls.forget(connection, devbox_ids)
     connection.execute(DEVBOXES.update().where(_C.id.in_(devbox_ids)), {"output_kept": False})
 
 

@@ -6,7 +6,6 @@ Must not ask the runtime to change a box's life.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -16,8 +15,9 @@ from corral.core import errors, events
 from corral.core.clock import Clock
 from corral.core.ids import Ids
 from corral.core.store.store import Store
-from corral.devboxes import alerts, execution_rows, faults, logs, rows, usage
+from corral.devboxes import alerts, execution_rows, faults, file_calls, logs, rows, usage
 from corral.devboxes.executions import Executions
+from corral.devboxes.file_calls import FileCall, FileCalls
 from corral.devboxes.files import Files
 from corral.devboxes.model import (
     Desired,
@@ -41,13 +41,10 @@ from corral.runtime import contract
 LogEntries = list[LogEntry]
 Texts = list[str]
 
-__all__ = ["Devboxes", "Executions", "Files", "Ports", "PtyTunnels", "Sessions", "SshKeys"]
+__all__ = ["Devboxes", "Executions", "FileCalls", "Files", "Ports", "PtyTunnels", "Sessions", "SshKeys"]
 
 #: Waiters look again this often even if nothing wakes them: the bound on a wake-up lost to a defect.
 _LOOK_AGAIN_S: Final = 30.0
-
-#: Executions whose output a log shows at most.
-_LOGGED_EXECUTIONS: Final = 1000
 
 _BY_API: Final = rows.Step((Observed.SHUTDOWN,), Reason.API_SHUTDOWN, desired=Desired.SHUTDOWN)
 
@@ -220,16 +217,15 @@ class Devboxes:
             execution = await self._executions.get(account_id, devbox_id, execution_id)
             return logs.merged([logs.of_execution(execution, self._executions.tail)], [])
 
-        def find(connection: sa.Connection) -> tuple[Devbox, Sequence[Execution], Sequence[events.Event]]:
+        def find(
+            connection: sa.Connection,
+        ) -> tuple[Devbox, Sequence[Execution], Sequence[events.Event], Sequence[FileCall]]:
             devbox = rows.get(connection, account_id, devbox_id)
-            executions = execution_rows.newest(connection, devbox_id, _LOGGED_EXECUTIONS)
-            return devbox, executions, alerts.of_devbox(connection, devbox_id)
+            executions = execution_rows.newest(connection, devbox_id, logs.EXECUTIONS)
+            told, calls = alerts.of_devbox(connection, devbox_id), file_calls.after(connection, devbox_id, 0)
+            return devbox, executions, told, calls
 
-        devbox, executions, told = await self._store.read(find)
-        found: deque[LogEntries] = deque()
-        for execution in executions:
-            found.append(logs.of_execution(execution, self._executions.tail))
-            if sum(map(len, found)) >= logs.ENTRIES:
-                break
-            await self._clock.sleep(0)  # thousands of spool files are read here: others get their turn in between
-        return logs.merged(found, [*map(alerts.entry, told), *logs.of_devbox(devbox)])
+        devbox, executions, told, calls = await self._store.read(find)
+        found = await logs.newest(executions, self._executions.tail, self._clock)
+        of_calls = [file_calls.entry(call, devbox.request.user.name) for call in calls]
+        return logs.merged(found, [*map(alerts.entry, told), *of_calls, *logs.of_devbox(devbox)])

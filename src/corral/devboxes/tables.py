@@ -1,4 +1,4 @@
-"""Tables of devboxes and executions, and the reading of their rows.
+"""Tables of devboxes, executions and file calls, and the reading of their rows.
 
 Owns column names, indexes and the form in which a request is stored. Must not hold a rule about states.
 """
@@ -108,6 +108,20 @@ SSH_KEYS: Final = sa.Table(
     sa.Column("expires_at_ms", sa.BigInteger),
     sa.Index("ix_ssh_keys_devbox_id_seq", "devbox_id", "seq"),
     sqlite_autoincrement=True,
+)
+
+#: `number` counts the calls of one devbox; only the newest are kept. `problem` is empty when the call went well.
+FILE_CALLS: Final = sa.Table(
+    "file_calls",
+    schema.METADATA,
+    sa.Column("devbox_id", sa.Text, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("verb", sa.Text, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger),
+    sa.Column("problem", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 

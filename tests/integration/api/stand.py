@@ -28,7 +28,7 @@ from corral.devboxes.controller import Controller
 from corral.devboxes.deadlines import Limits
 from corral.devboxes.followers import Followers
 from corral.devboxes.lifecycle import Lifecycle, Rules
-from corral.devboxes.service import Devboxes, Executions, Files, PtyTunnels, Sessions, SshKeys
+from corral.devboxes.service import Devboxes, Executions, FileCalls, Files, PtyTunnels, Sessions, SshKeys
 from corral.devboxes.vitals import Vitals
 from corral.identity.service import Identity
 from corral.identity.tables import ACCOUNTS, API_KEYS
@@ -115,6 +115,7 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
     vitals = Vitals(clock)
     followers = Followers(store, runtime, vitals, clock=clock, ids=ids, output_limit=64 * MIB)
     executions = Executions(store, runtime, followers, vitals, clock)
+    calls = FileCalls(store, clock)
     sessions = Sessions(runtime, executions, followers, vitals, clock=clock, idle_s=3600)
     rules = Rules(limits=Limits(provisioning_s=30, initializing_s=30), starts_at_once=8, stops_at_once=8)
     sources = Sources(store, NoImage())
@@ -146,7 +147,7 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
         devboxes=devboxes,
         snapshots=Snapshots(store, feed, devboxes, sources, clock=clock, ids=ids),
         executions=executions,
-        files=Files(store, runtime, vitals),
+        files=Files(store, runtime, vitals, calls),
         sessions=sessions,
         tunnels=PtyTunnels(clock, ids, domain="localhost"),
         ssh_keys=SshKeys(store, clock, ids, None),

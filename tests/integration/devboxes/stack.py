@@ -71,7 +71,8 @@ class Stack:
             clock=self.clock, resync_s=self.resync_s, keep_output_s=self.keep_output_s,
         )  # fmt: skip
         self.executions = service.Executions(self.store, self.runtime, self.followers, self.vitals, self.clock)
-        self.files = service.Files(self.store, self.runtime, self.vitals)
+        self.calls = service.FileCalls(self.store, self.clock)
+        self.files = service.Files(self.store, self.runtime, self.vitals, self.calls)
         self.devboxes = service.Devboxes(
             self.store,
             self.feed,

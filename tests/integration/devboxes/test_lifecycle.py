@@ -369,4 +369,4 @@ async def test_nothing_of_an_ended_devbox_stays_in_memory(stack: Stack) -> None:
     await stack.until(lambda: not keys._running)
     assert (keys._queued, keys._failures, keys._due, keys._interrupted) == (set(), {}, {}, set())
     assert stack.vitals._seen == {}
-    assert stack.feed._watched == {}
+    assert len(stack.feed._wakes) == 0

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from corral.core import events
 from corral.core.store.store import Store
-from corral.core.wake import Wake
+from corral.core.wake import Wake, Wakes
 
 
 async def test_a_watcher_wakes_at_its_subject_only(store: Store, feed: events.Feed) -> None:
@@ -52,7 +52,7 @@ async def test_a_waiter_that_is_cancelled_is_forgotten() -> None:
 
 
 def test_a_watch_that_ends_is_forgotten() -> None:
-    feed = events.Feed()
-    with feed.watch("a"), feed.watch("a"):
-        pass
-    assert feed._watched == {}
+    wakes = Wakes()
+    with wakes.watch("a"), wakes.watch("a"):
+        assert len(wakes) == 1
+    assert len(wakes) == 0
