@@ -181,6 +181,7 @@ class Daemon:
             identity=identity,
             devboxes=devboxes,
             snapshots=Snapshots(store, feed, devboxes, sources, clock=clock, ids=ids),
+            tails=service.LogTails(store, feed, runtime, executions, followers, calls, clock=clock),
             executions=executions,
             files=service.Files(store, runtime, vitals, calls),
             sessions=sessions,

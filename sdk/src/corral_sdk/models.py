@@ -184,7 +184,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One line of a devbox's log. `at_ms` in Unix milliseconds."""
+    """One line of a devbox's log. `at_ms` in Unix milliseconds; `cursor` is the place after it, if it was followed."""
 
     at_ms: int
     source: str
@@ -193,6 +193,7 @@ class LogEntry:
     command: str | None
     exit_code: int | None
     execution_id: str | None
+    cursor: str | None
     raw: Wire = field(repr=False)
 
     @classmethod
@@ -207,6 +208,7 @@ class LogEntry:
                 command=wire.get("cmd"),
                 exit_code=wire.get("exit_code"),
                 execution_id=wire.get("cmd_id"),
+                cursor=wire.get("cursor"),
                 raw=wire,
             )
         except (KeyError, TypeError, AttributeError) as error:

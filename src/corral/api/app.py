@@ -44,6 +44,7 @@ def build(
     identity: Identity,
     devboxes: service.Devboxes,
     snapshots: Snapshots,
+    tails: service.LogTails,
     executions: service.Executions,
     files: service.Files,
     sessions: service.Sessions,
@@ -59,7 +60,7 @@ def build(
     handlers = table.Handlers(
         health=HealthRoutes(health),
         identity=IdentityRoutes(identity),
-        devboxes=DevboxRoutes(devboxes, architecture=architecture),
+        devboxes=DevboxRoutes(devboxes, tails, architecture=architecture),
         executions=ExecutionRoutes(executions, sessions),
         files=FileRoutes(files),
         snapshots=SnapshotRoutes(snapshots),

@@ -21,7 +21,6 @@ _ROUTES: Final[tuple[tuple[Resource, str, str], ...]] = (
         POST /v1/devboxes/{id}/remove_tunnel  remove tunnel
         POST /v1/devboxes/{id}/suspend  suspend devbox
         POST /v1/devboxes/{id}/resume  resume devbox
-        GET /v1/devboxes/{id}/logs/tail  follow logs
         """,
     ),
     (

@@ -71,7 +71,7 @@ def rows(on: Handlers) -> Iterator[Route]:
 def _executions(on: ExecutionRoutes) -> Iterator[Route]:
     # Running a command is the strongest right over a devbox; looking at what was said is reading.
     view = views.ExecutionView
-    last = ("last_n",)
+    last, offset = ("last_n",), ("offset",)
     yield _post(f"{_DEVBOX}/execute", on.execute, WRITE, "execute command", answers=view, query=last, errors=(404,))
     yield _post(f"{_DEVBOX}/execute_async", on.execute_async, WRITE, "execute command", answers=view, errors=(404,))
     yield _post(
@@ -92,8 +92,12 @@ def _executions(on: ExecutionRoutes) -> Iterator[Route]:
         query=last,
         errors=(404, 408),
     )
-    yield _stream(f"{_EXECUTION}/stream_stdout_updates", on.stream_stdout_updates, "stream output", views.OutputView)
-    yield _stream(f"{_EXECUTION}/stream_stderr_updates", on.stream_stderr_updates, "stream output", views.OutputView)
+    yield _stream(
+        f"{_EXECUTION}/stream_stdout_updates", on.stream_stdout_updates, "stream output", views.OutputView, offset
+    )
+    yield _stream(
+        f"{_EXECUTION}/stream_stderr_updates", on.stream_stderr_updates, "stream output", views.OutputView, offset
+    )
     yield _post(f"{_EXECUTION}/kill", on.kill, WRITE, "kill execution", answers=view, errors=(404,))
     yield _post(
         f"{_EXECUTION}/send_std_in",
@@ -171,6 +175,8 @@ def _devboxes(on: DevboxRoutes) -> Iterator[Route]:
     yield _get(f"{_DEVBOX}/usage", on.usage, READ, "show usage", answers=views.UsageView, errors=(404,))
     one = ("execution_id", "shell_name")
     yield _get(f"{_DEVBOX}/logs", on.logs, READ, "show logs", answers=views.LogListView, query=one, errors=(404,))
+    place = (*one, "starting_after")
+    yield _stream(f"{_DEVBOX}/logs/tail", on.tail_logs, "follow log", views.LogTailView, place)
 
 
 def _snapshots(on: SnapshotRoutes) -> Iterator[Route]:
@@ -296,8 +302,7 @@ def _post(path: str, handler: Any, need: Need, does: str, **more: Any) -> Route:
     return Route("POST", path, handler, need, does, intake=_JSON, **more)
 
 
-def _stream(path: str, handler: Any, does: str, answers: type[View]) -> Route:
-    query = ("offset",) if "{execution_id}" in path else ()
+def _stream(path: str, handler: Any, does: str, answers: type[View], query: tuple[str, ...] = ()) -> Route:
     return Route(
         "GET",
         path,

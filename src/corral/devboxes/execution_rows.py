@@ -22,6 +22,9 @@ MAX_PAGE: Final = 5000
 #: Begins the command id of a session's shell. Ids of callers are UUIDs, those of repeats begin with `req-`.
 _SESSION: Final = "session:"
 
+#: In the event of an execution that runs after it was queued: another event told of it before.
+PROMOTED: Final = "promoted"
+
 _C = EXECUTIONS.c
 _BY_ID: Final = sa.select(EXECUTIONS).where(_C.id == sa.bindparam("id"))
 _BY_COMMAND_ID: Final = sa.select(EXECUTIONS).where(
@@ -126,7 +129,7 @@ def promote(connection: sa.Connection, devbox_id: str, shell_name: str, at_ms: i
     changes = {"status": ExecutionStatus.RUNNING.value}
     connection.execute(EXECUTIONS.update().where(_C.seq == row["seq"]), changes)
     promoted = {**row, **changes}
-    _tell(connection, promoted, at_ms)
+    _tell(connection, promoted, at_ms, {PROMOTED: True})
     return execution_from_row(promoted)
 
 
@@ -134,6 +137,18 @@ def find(connection: sa.Connection, execution_id: str) -> Execution | None:
     """The execution, whoever owns its devbox."""
     row = connection.execute(_BY_ID, {"id": execution_id}).mappings().first()
     return execution_from_row(row) if row is not None else None
+
+
+def by_id(connection: sa.Connection, execution_ids: Sequence[str]) -> dict[str, Execution]:
+    """These executions, whoever owns their devboxes."""
+    query = sa.select(EXECUTIONS).where(_C.id.in_(execution_ids))
+    return {row["id"]: execution_from_row(row) for row in connection.execute(query).mappings()}
+
+
+def open_in(connection: sa.Connection, devbox_id: str) -> list[Execution]:
+    """The devbox's executions that have not ended, oldest first."""
+    query = sa.select(EXECUTIONS).where(_C.devbox_id == devbox_id, _C.ended_at_ms.is_(None)).order_by(_C.seq)
+    return [execution_from_row(row) for row in connection.execute(query).mappings()]
 
 
 def open_executions(connection: sa.Connection) -> list[tuple[Execution, str]]:

@@ -20,7 +20,7 @@ from corral.core.clock import Clock
 from corral.core.ids import Ids
 from corral.core.store.store import Store
 from corral.core.tasks import TaskOwner
-from corral.core.wake import Wake
+from corral.core.wake import Wake, Wakes
 from corral.devboxes import execution_rows, faults, shells
 from corral.devboxes.execution_rows import Wish
 from corral.devboxes.model import Execution, ExecutionSource, ExecutionStatus
@@ -99,6 +99,7 @@ class Followers:
         self._tasks = TaskOwner("devboxes.followers")
         self._live: dict[str, Live] = {}
         self._recent: OrderedDict[str, Live] = OrderedDict()
+        self.grown = Wakes()  #: fires a devbox's id when one of its commands has written something
 
     @property
     def closed(self) -> bool:
@@ -263,6 +264,7 @@ class Followers:
         async for progress in self._runtime.follow(live.execution.devbox_id, live.execution.id):
             result = progress.result
             live.changed.fire()
+            self.grown.fire(live.execution.devbox_id)
         return result
 
     # -- end

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from corral.core.clock import Clock
+from corral.devboxes import output
 from corral.devboxes.model import Devbox, Execution, LogEntry, LogLevel, LogSource, Observed, Reason
 from corral.runtime.contract import Stream
 
@@ -27,36 +28,59 @@ _SOURCES: Final = {Reason.OUT_OF_MEMORY: LogSource.KERNEL, Reason.LAUNCH_FAILED:
 _LEVELS: Final = {Stream.STDOUT: LogLevel.INFO, Stream.STDERR: LogLevel.WARN}
 
 
+def begun(execution: Execution) -> LogEntry:
+    """The command, when it was asked for."""
+    return _of(execution, LogLevel.INFO, execution.created_at_ms, None)
+
+
+def said(execution: Execution, stream: Stream, line: str, at_ms: int | None = None) -> LogEntry:
+    """A line of its output, with the time at which it was seen; without one, with that of the command."""
+    return _of(execution, _LEVELS[stream], execution.created_at_ms if at_ms is None else at_ms, line)
+
+
+def left_out(execution: Execution, stream: Stream) -> LogEntry:
+    """In the place of lines that are not shown."""
+    message = f"… earlier or later {stream.value} is not shown"
+    return _of(execution, LogLevel.INFO, execution.created_at_ms, message)
+
+
+def ended(execution: Execution) -> LogEntry:
+    """How it ended. For one that has."""
+    level = LogLevel.INFO if execution.exit_code == 0 else LogLevel.ERROR
+    message = execution.message or f"exited with code {execution.exit_code}"
+    at_ms = execution.created_at_ms if execution.ended_at_ms is None else execution.ended_at_ms
+    return _of(execution, level, at_ms, message, execution.exit_code)
+
+
 def of_execution(execution: Execution, tail: Tail) -> list[LogEntry]:
     """The command, the last lines of its output, and its end. Lines carry the time at which the command was asked for:
     when each was written is not recorded.
     """
-
-    def entry(level: LogLevel, at_ms: int, message: str | None, exit_code: int | None = None) -> LogEntry:
-        return LogEntry(
-            level=level,
-            source=LogSource(execution.source.value),
-            timestamp_ms=at_ms,
-            message=message,
-            cmd=execution.command,
-            cmd_id=execution.id,
-            exit_code=exit_code,
-            shell_name=execution.shell_name,
-        )
-
-    entries = [entry(LogLevel.INFO, execution.created_at_ms, None)]
-    for stream, level in _LEVELS.items():
+    entries = [begun(execution)]
+    for stream in _LEVELS:
         text, more = tail(execution, stream, LINES)
         if more:
-            entries.append(
-                entry(LogLevel.INFO, execution.created_at_ms, f"… earlier or later {stream.value} is not shown")
-            )
-        entries += [entry(level, execution.created_at_ms, line) for line in text.splitlines()]
+            entries.append(left_out(execution, stream))
+        lines = output.lines_of(text.encode(), whole=True)
+        entries += [said(execution, stream, output.shown(line)) for line in lines]
     if execution.ended_at_ms is not None:
-        level = LogLevel.INFO if execution.exit_code == 0 else LogLevel.ERROR
-        message = execution.message or f"exited with code {execution.exit_code}"
-        entries.append(entry(level, execution.ended_at_ms, message, execution.exit_code))
+        entries.append(ended(execution))
     return entries
+
+
+def _of(
+    execution: Execution, level: LogLevel, at_ms: int, message: str | None, exit_code: int | None = None
+) -> LogEntry:
+    return LogEntry(
+        level=level,
+        source=LogSource(execution.source.value),
+        timestamp_ms=at_ms,
+        message=message,
+        cmd=execution.command,
+        cmd_id=execution.id,
+        exit_code=exit_code,
+        shell_name=execution.shell_name,
+    )
 
 
 async def newest(newest_first: Sequence[Execution], tail: Tail, clock: Clock) -> list[list[LogEntry]]:
@@ -72,15 +96,15 @@ async def newest(newest_first: Sequence[Execution], tail: Tail, clock: Clock) ->
     return found
 
 
+def of_failure(reason: Reason, message: str, at_ms: int) -> LogEntry:
+    """Why a devbox failed."""
+    return LogEntry(LogLevel.ERROR, _SOURCES.get(reason, LogSource.STATS), at_ms, message or reason.value)
+
+
 def of_devbox(devbox: Devbox) -> list[LogEntry]:
     """Why the devbox failed, if it did."""
     return [
-        LogEntry(
-            level=LogLevel.ERROR,
-            source=_SOURCES.get(one.reason, LogSource.STATS),
-            timestamp_ms=one.at_ms,
-            message=devbox.message or one.reason.value,
-        )
+        of_failure(one.reason, devbox.message, one.at_ms)
         for one in devbox.transitions
         if one.status is Observed.FAILURE
     ]

@@ -22,8 +22,14 @@ def tail(read: Reader, size: int, lines: int) -> tuple[str, bool]:
 
     Bytes that are not UTF-8 become U+FFFD. A line end at the very end belongs to the last line.
     """
+    data, start = last_lines(read, size, lines)
+    return data.decode(errors="replace"), start > 0
+
+
+def last_lines(read: Reader, size: int, lines: int) -> tuple[bytes, int]:
+    """Return the last `lines` lines of `size` bytes, and the offset at which they begin."""
     if lines <= 0:
-        return "", size > 0
+        return b"", size
     data, start = b"", size
     while start > 0 and data.count(b"\n", 0, -1) < lines and len(data) < TAIL_LIMIT:
         step = min(CHUNK, start, TAIL_LIMIT - len(data))
@@ -34,7 +40,25 @@ def tail(read: Reader, size: int, lines: int) -> tuple[str, bool]:
     cut = _start_of_last_lines(data, lines)
     if cut == 0 and start > 0:
         cut = _first_character(data)
-    return data[cut:].decode(errors="replace"), start + cut > 0
+    return data[cut:], start + cut
+
+
+def lines_of(chunk: bytes, *, whole: bool) -> list[bytes]:
+    """Split what was read, at most CHUNK bytes, after each line feed and carriage return, which stay.
+
+    The last line is left out while it has no line feed, unless the output is `whole`: more of it may come. One that
+    fills a chunk is passed on in pieces that cut no character.
+    """
+    lines = chunk.splitlines(keepends=True)
+    if not lines or whole or lines[-1].endswith(b"\n"):
+        return lines
+    last = lines.pop()
+    return lines or ([last[: whole_characters(last)]] if len(last) == CHUNK else [])
+
+
+def shown(line: bytes) -> str:
+    """A line of `lines_of` as text, without its end."""
+    return line.removesuffix(b"\n").removesuffix(b"\r").decode(errors="replace")
 
 
 def whole_characters(data: bytes) -> int:

@@ -29,6 +29,8 @@ WAIT_S: Final = 10.0
 
 DevboxId = Annotated[str, Path(pattern=wire.DEVBOX_ID)]
 MetadataKey = Annotated[str, Path(max_length=256)]
+LogExecution = Annotated[str | None, Query(pattern=wire.EXECUTION_ID)]
+LogShell = Annotated[str | None, Query(max_length=256)]
 
 _STOPPED: Final = frozenset({model.Observed.RUNNING, *model.ENDED})
 _OBSERVED: Final = {status.value: status for status in model.Observed}
@@ -37,8 +39,9 @@ _OBSERVED: Final = {status.value: status for status in model.Observed}
 class DevboxRoutes:
     """Create, look at, wait for and end devboxes. `architecture` is the host's, in the dialect's words."""
 
-    def __init__(self, devboxes: service.Devboxes, *, architecture: str) -> None:
+    def __init__(self, devboxes: service.Devboxes, tails: service.LogTails, *, architecture: str) -> None:
         self._devboxes = devboxes
+        self._tails = tails
         self._architecture = architecture
 
     async def create(self, request: Request, body: wire.CreateBody) -> views.DevboxView:
@@ -134,13 +137,28 @@ class DevboxRoutes:
         self,
         request: Request,
         devbox_id: DevboxId,
-        execution_id: Annotated[str | None, Query(pattern=wire.EXECUTION_ID)] = None,
-        shell_name: Annotated[str | None, Query(max_length=256)] = None,
+        execution_id: LogExecution = None,
+        shell_name: LogShell = None,
     ) -> views.LogListView:
         """The devbox's log, also after its end."""
         entries = await self._devboxes.logs(params.account_id(request), devbox_id, execution_id=execution_id)
         shown = [views.log_view(entry) for entry in entries]
         return views.LogListView(logs=[view for view in shown if shell_name is None or view.shell_name == shell_name])
+
+    async def tail_logs(
+        self,
+        request: Request,
+        devbox_id: DevboxId,
+        execution_id: LogExecution = None,
+        shell_name: LogShell = None,
+        starting_after: Annotated[
+            str | None, Query(max_length=wire.CURSOR_CHARS, description="The cursor of the last line that came.")
+        ] = None,
+    ) -> Response:
+        """The log as server-sent events: what `logs` shows, then each new line, until the devbox has ended."""
+        which = service.Which(execution_id, shell_name)
+        lines = await self._tails.tail(params.account_id(request), devbox_id, which, starting_after)
+        return EventStream(_log_lines(lines))
 
     async def _create(self, request: Request, body: wire.CreateBody) -> model.Devbox:
         """Create; a repeat of the request gets the view of this moment, even if the server dies before it answers."""
@@ -193,6 +211,11 @@ class FileRoutes:
         """The entries of a directory."""
         entries = await self._files.list(params.account_id(request), devbox_id, body.path)
         return views.FileListView(files=[views.file_view(entry) for entry in entries])
+
+
+async def _log_lines(lines: AsyncIterator[tuple[model.LogEntry, str]]) -> AsyncIterator[Mapping[str, Any]]:
+    async for entry, cursor in lines:
+        yield views.log_tail_view(entry, cursor).model_dump(exclude_none=True)
 
 
 async def _silence() -> AsyncIterator[Mapping[str, Any]]:

@@ -19,6 +19,7 @@ from corral.devboxes import alerts, execution_rows, faults, file_calls, logs, ro
 from corral.devboxes.executions import Executions
 from corral.devboxes.file_calls import FileCall, FileCalls
 from corral.devboxes.files import Files
+from corral.devboxes.log_tail import LogTails, Which
 from corral.devboxes.model import (
     Desired,
     Devbox,
@@ -41,7 +42,18 @@ from corral.runtime import contract
 LogEntries = list[LogEntry]
 Texts = list[str]
 
-__all__ = ["Devboxes", "Executions", "FileCalls", "Files", "Ports", "PtyTunnels", "Sessions", "SshKeys"]
+__all__ = [
+    "Devboxes",
+    "Executions",
+    "FileCalls",
+    "Files",
+    "LogTails",
+    "Ports",
+    "PtyTunnels",
+    "Sessions",
+    "SshKeys",
+    "Which",
+]
 
 #: Waiters look again this often even if nothing wakes them: the bound on a wake-up lost to a defect.
 _LOOK_AGAIN_S: Final = 30.0

@@ -112,6 +112,12 @@ class LogView(View):
     shell_name: str | None = None
 
 
+class LogTailView(LogView):
+    """One line of a log that is followed; `cursor` given back as `starting_after` goes on with the next one."""
+
+    cursor: str
+
+
 class LogListView(View):
     """A devbox's log, oldest first."""
 
@@ -310,6 +316,11 @@ def _consumption_view(now: contract.Usage) -> ConsumptionView:
 def log_view(entry: model.LogEntry) -> LogView:
     """A log line as clients see it."""
     return LogView.model_validate(entry, from_attributes=True)
+
+
+def log_tail_view(entry: model.LogEntry, cursor: str) -> LogTailView:
+    """A log line as those who follow the log see it."""
+    return LogTailView(**log_view(entry).model_dump(), cursor=cursor)
 
 
 def execution_view(

@@ -25,6 +25,8 @@ METADATA_VALUE_CHARS: Final = 4096
 DEVBOX_ID: Final = r"^dbx_[0-9A-Za-z]{21}$"
 SNAPSHOT_ID: Final = r"^snp_[0-9A-Za-z]{21}$"
 EXECUTION_ID: Final = r"^[0-9A-Za-z_-]{1,64}$"
+#: Of a cursor in a log; it grows with the commands that run at once.
+CURSOR_CHARS: Final = 12 * 1024
 
 SESSION_NAME: Final = r"^[0-9A-Za-z_-]{1,256}$"
 MOST_CELLS: Final = 1000

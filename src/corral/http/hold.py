@@ -119,6 +119,8 @@ async def held(
             await asyncio.wait((following, *watched), timeout=tick_s, return_when=asyncio.FIRST_COMPLETED)
             if leaving.done():
                 raise ClientDisconnect
+            if stopping is not None and stopping.done():  # also when there is always more to send
+                raise errors.TimedOut("cannot stream any longer: the server is stopping; resume at the last offset")
             if following.done():
                 try:
                     value = following.result()
@@ -126,8 +128,6 @@ async def held(
                     return
                 yield value
                 following = asyncio.ensure_future(_next(source))
-            elif stopping is not None and stopping.done():
-                raise errors.TimedOut("cannot stream any longer: the server is stopping; resume at the last offset")
             else:
                 yield TICK
     finally:

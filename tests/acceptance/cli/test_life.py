@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from pathlib import Path
@@ -123,8 +124,19 @@ def test_logs_are_followed_until_the_devbox_ends(cli: Cli, box: str) -> None:
     cli.out("devbox", "shutdown", box)
     told, _ = process.communicate(timeout=20)
     assert process.returncode == 0
-    assert b"while-followed" in told
-    assert len(told.splitlines()) == len(set(told.splitlines())) or told.count(b"while-followed") <= 3
+    said = [line.split(maxsplit=2)[-1] for line in told.decode().splitlines()]
+    assert said == ["exec: $ echo while-followed", "exec: while-followed", "exec: exited with code 0"]
+
+
+def test_a_log_that_is_followed_says_what_happens_to_files(cli: Cli, box: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    process = cli.start("devbox", "logs", "--follow", "--json", box)
+    cli.out("devbox", "cp", str(tmp_path / "a.txt"), f"{box}:a.txt")
+    time.sleep(1)
+    cli.out("devbox", "shutdown", box)
+    told, _ = process.communicate(timeout=20)
+    entries = [json.loads(line) for line in told.splitlines()]
+    assert any(one["source"] == "files" and one["message"] == "upload a.txt as user: 4 bytes" for one in entries)
 
 
 def test_executions_are_listed_with_their_ends(cli: Cli, box: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,29 @@ def test_a_command_goes_on_and_none_of_its_output_is_lost(own_server: Server, ow
     assert process.returncode == 17
     assert (first + rest).decode() == "".join(f"out {n}\n" for n in range(1, 201))
     assert told.decode() == "".join(f"err {n}\n" for n in range(1, 201))
+
+
+@pytest.mark.parametrize("ends", ["stop", "kill9"])
+def test_a_log_is_followed_on_and_no_line_is_lost_or_told_twice(own_server: Server, own_cli: Cli, ends: str) -> None:
+    box = own_cli.out("devbox", "create").strip()
+    line = "for n in $(seq 200); do echo out $n; echo err $n >&2; sleep 0.03; done"
+    with own_cli.start("devbox", "logs", "--follow", "--json", box) as process:
+        own_cli.run("devbox", "exec", box, "--", "true")
+        with own_cli.start("devbox", "exec", box, "--", line) as command:
+            assert command.stdout is not None
+            command.stdout.readline()
+            getattr(own_server, ends)()
+            own_server.start()
+            _, said = command.communicate(timeout=60)
+            assert command.returncode == 0, said
+        own_cli.out("devbox", "shutdown", box)
+        told, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    messages = [json.loads(one).get("message", "") for one in told.splitlines()]
+    for stream in ("out", "err"):
+        wanted = [f"{stream} {n}" for n in range(1, 201)]
+        assert [one for one in messages if one.startswith(stream)] == wanted
+    assert messages.count("exited with code 0") == 2
 
 
 def test_a_shell_is_attached_again(own_server: Server, own_cli: Cli) -> None:

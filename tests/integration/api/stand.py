@@ -28,7 +28,16 @@ from corral.devboxes.controller import Controller
 from corral.devboxes.deadlines import Limits
 from corral.devboxes.followers import Followers
 from corral.devboxes.lifecycle import Lifecycle, Rules
-from corral.devboxes.service import Devboxes, Executions, FileCalls, Files, PtyTunnels, Sessions, SshKeys
+from corral.devboxes.service import (
+    Devboxes,
+    Executions,
+    FileCalls,
+    Files,
+    LogTails,
+    PtyTunnels,
+    Sessions,
+    SshKeys,
+)
 from corral.devboxes.vitals import Vitals
 from corral.identity.service import Identity
 from corral.identity.tables import ACCOUNTS, API_KEYS
@@ -114,6 +123,7 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
     await runtime.start()
     vitals = Vitals(clock)
     followers = Followers(store, runtime, vitals, clock=clock, ids=ids, output_limit=64 * MIB)
+    await followers.resume()
     executions = Executions(store, runtime, followers, vitals, clock)
     calls = FileCalls(store, clock)
     sessions = Sessions(runtime, executions, followers, vitals, clock=clock, idle_s=3600)
@@ -146,6 +156,7 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
         identity=identity,
         devboxes=devboxes,
         snapshots=Snapshots(store, feed, devboxes, sources, clock=clock, ids=ids),
+        tails=LogTails(store, feed, runtime, executions, followers, calls, clock=clock),
         executions=executions,
         files=Files(store, runtime, vitals, calls),
         sessions=sessions,

@@ -82,3 +82,24 @@ def test_a_client_that_does_not_read_holds_the_download_and_not_the_memory(serve
             for _ in range(20):
                 assert client.get(path).status_code == 200
             assert resident(server.pid) - before < GROWTH
+
+
+@pytest.mark.slow
+def test_a_follower_that_does_not_read_holds_the_log_and_not_the_memory(server: Server) -> None:
+    with httpx.Client(base_url=server.url, headers=server.headers, timeout=60) as client:
+        devbox_id = client.post("/v1/devboxes/create_and_await_running", json={}).json()["id"]
+        path = f"/v1/devboxes/{devbox_id}"
+        client.post(f"{path}/execute", json={"command": "echo first"})
+        before = resident(server.pid)
+        with socket.create_connection(("127.0.0.1", server.port)) as idle:
+            idle.sendall(
+                f"GET {path}/logs/tail HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.key}\r\n\r\n".encode()
+            )
+            idle.recv(1024)
+            made = client.post(f"{path}/execute", json={"command": "yes 0123456789 | head -n 4000000"}).json()
+            assert made["exit_status"] == 0
+            for _ in range(20):
+                assert client.get(path).status_code == 200
+            assert resident(server.pid) - before < GROWTH
+            size = client.get(f"{path}/executions/{made['execution_id']}").json()
+            assert size["stdout_truncated"] is True

@@ -73,6 +73,9 @@ class Stack:
         self.executions = service.Executions(self.store, self.runtime, self.followers, self.vitals, self.clock)
         self.calls = service.FileCalls(self.store, self.clock)
         self.files = service.Files(self.store, self.runtime, self.vitals, self.calls)
+        self.tails = service.LogTails(
+            self.store, self.feed, self.runtime, self.executions, self.followers, self.calls, clock=self.clock
+        )
         self.devboxes = service.Devboxes(
             self.store,
             self.feed,

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from corral_sdk import _ids, _tar, errors
 from corral_sdk._async.execution import HOLD_S, AsyncExecution, AsyncOutput
 from corral_sdk._async.files import AsyncFiles, Progress
+from corral_sdk._async.logs import AsyncLogFollower
 from corral_sdk._async.terminal import AsyncTerminal
 from corral_sdk._async.transport import AsyncTransport, Call
 from corral_sdk.models import ENDED, Consumption, DevboxInfo, ExecResult, ExecutionInfo, LogEntry, SshKey, TerminalSize
@@ -151,6 +152,14 @@ class AsyncDevbox:
         if not isinstance(entries, list):
             raise errors.BadAnswer(f"cannot understand logs of devbox {self.id}: the answer has no list of them")
         return [LogEntry.from_wire(wire) for wire in entries]
+
+    def follow_logs(self, *, execution_id: str | None = None, cursor: str | None = None) -> AsyncIterator[LogEntry]:
+        """Iterate over its log, from its begin or after the entry that had this `cursor`, until it has ended.
+
+        With `execution_id` only the entries of that command come, until that has ended. A lost connection, or a server
+        that was started again, goes on where it broke off. Raises NotFound, Unreachable.
+        """
+        return AsyncLogFollower(self._transport, self.id, execution_id=execution_id, cursor=cursor).read()
 
     # -- folders
 

@@ -9,17 +9,13 @@ from typing import Protocol
 
 import httpx
 
-from corral_sdk import _retry, _sse, errors
-from corral_sdk._async import concurrency
+from corral_sdk import _sse, errors
+from corral_sdk._async import concurrency, stream
 from corral_sdk._async.transport import AsyncTransport, Call
 from corral_sdk.models import Chunk, ExecResult, ExecutionInfo, Stream
 
 #: Seconds that the server holds a wait before it answers that nothing happened.
 HOLD_S = 25
-#: Seconds without a byte on an output stream before it is opened again; the server sends comments meanwhile.
-SILENCE_S = 60.0
-#: Seconds before a stream that the server gave up is opened again.
-REOPEN_S = 0.2
 
 
 class AsyncExecution:
@@ -153,38 +149,23 @@ class Follower:
             await concurrency.release(self._response)
 
     async def read(self) -> AsyncIterator[Chunk]:
-        """Yield chunks until the server ends the stream: the command has ended and everything was sent.
+        """Yield chunks until the server ends the stream: the command has ended and everything was sent."""
+        async for chunk in stream.resumed(self._once, stopped=lambda: self._stopped):
+            yield chunk
 
-        A server that is stopped sends an error before it ends the stream, and one that dies breaks the connection.
-        """
-        attempts = _retry.Attempts(reached=True)
-        while not self._stopped:
-            try:
-                async for chunk in self._once():
-                    attempts = _retry.Attempts(reached=True)
-                    yield chunk
-            except errors.TimedOut:
-                await concurrency.sleep(REOPEN_S)
-            except errors.Unreachable as failure:
-                pause = attempts.pause(failure)
-                if pause is None or self._stopped:
-                    raise
-                await concurrency.sleep(pause)
-            else:
-                return
-
-    async def _once(self) -> AsyncIterator[Chunk]:
+    async def _once(self) -> AsyncIterator[Chunk | None]:
         call = Call(
             "GET",
             f"{self._path}/stream_{self._stream}_updates",
             params={"offset": str(self._offset)},
-            timeout_s=SILENCE_S,
+            timeout_s=stream.SILENCE_S,
         )
         decoder = _sse.Decoder()
         async with self._transport.stream(call) as response:
             self._response = response
             if self._stopped:  # while the answer was on its way: `stop` had nothing to release
                 return
+            yield None
             async for data in response.aiter_raw():
                 for event in decoder.feed(data):
                     chunk = self._chunk(event)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from corral_sdk import _ids, _tar, errors
 from corral_sdk._sync.execution import HOLD_S, Execution, Output
 from corral_sdk._sync.files import Files, Progress
+from corral_sdk._sync.logs import LogFollower
 from corral_sdk._sync.terminal import Terminal
 from corral_sdk._sync.transport import Call, Transport
 from corral_sdk.models import ENDED, Consumption, DevboxInfo, ExecResult, ExecutionInfo, LogEntry, SshKey, TerminalSize
@@ -152,6 +153,14 @@ class Devbox:
         if not isinstance(entries, list):
             raise errors.BadAnswer(f"cannot understand logs of devbox {self.id}: the answer has no list of them")
         return [LogEntry.from_wire(wire) for wire in entries]
+
+    def follow_logs(self, *, execution_id: str | None = None, cursor: str | None = None) -> Iterator[LogEntry]:
+        """Iterate over its log, from its begin or after the entry that had this `cursor`, until it has ended.
+
+        With `execution_id` only the entries of that command come, until that has ended. A lost connection, or a server
+        that was started again, goes on where it broke off. Raises NotFound, Unreachable.
+        """
+        return LogFollower(self._transport, self.id, execution_id=execution_id, cursor=cursor).read()
 
     # -- folders
 

@@ -10,17 +10,13 @@ from typing import Protocol
 
 import httpx
 
-from corral_sdk import _retry, _sse, errors
-from corral_sdk._sync import concurrency
+from corral_sdk import _sse, errors
+from corral_sdk._sync import concurrency, stream
 from corral_sdk._sync.transport import Call, Transport
 from corral_sdk.models import Chunk, ExecResult, ExecutionInfo, Stream
 
 #: Seconds that the server holds a wait before it answers that nothing happened.
 HOLD_S = 25
-#: Seconds without a byte on an output stream before it is opened again; the server sends comments meanwhile.
-SILENCE_S = 60.0
-#: Seconds before a stream that the server gave up is opened again.
-REOPEN_S = 0.2
 
 
 class Execution:
@@ -154,38 +150,23 @@ class Follower:
             concurrency.release(self._response)
 
     def read(self) -> Iterator[Chunk]:
-        """Yield chunks until the server ends the stream: the command has ended and everything was sent.
+        """Yield chunks until the server ends the stream: the command has ended and everything was sent."""
+        for chunk in stream.resumed(self._once, stopped=lambda: self._stopped):
+            yield chunk
 
-        A server that is stopped sends an error before it ends the stream, and one that dies breaks the connection.
-        """
-        attempts = _retry.Attempts(reached=True)
-        while not self._stopped:
-            try:
-                for chunk in self._once():
-                    attempts = _retry.Attempts(reached=True)
-                    yield chunk
-            except errors.TimedOut:
-                concurrency.sleep(REOPEN_S)
-            except errors.Unreachable as failure:
-                pause = attempts.pause(failure)
-                if pause is None or self._stopped:
-                    raise
-                concurrency.sleep(pause)
-            else:
-                return
-
-    def _once(self) -> Iterator[Chunk]:
+    def _once(self) -> Iterator[Chunk | None]:
         call = Call(
             "GET",
             f"{self._path}/stream_{self._stream}_updates",
             params={"offset": str(self._offset)},
-            timeout_s=SILENCE_S,
+            timeout_s=stream.SILENCE_S,
         )
         decoder = _sse.Decoder()
         with self._transport.stream(call) as response:
             self._response = response
             if self._stopped:  # while the answer was on its way: `stop` had nothing to release
                 return
+            yield None
             for data in response.iter_raw():
                 for event in decoder.feed(data):
                     chunk = self._chunk(event)

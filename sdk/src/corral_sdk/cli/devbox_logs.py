@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json as jsonlib
-import time
 from typing import Annotated
 
 import typer
@@ -13,19 +12,17 @@ from corral_sdk._sync.devbox import Devbox
 from corral_sdk.cli import common, output
 from corral_sdk.models import ExecutionInfo, LogEntry
 
-#: Seconds between two looks at a log that is followed.
-FOLLOW_S = 0.5
-
 
 def logs(
     devbox: common.DevboxName,
     execution: Annotated[str | None, typer.Option(metavar="EXECUTION", help="Only of this command.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the devbox ends or Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the end or Ctrl-C.")] = False,
     json: common.Json = False,
 ) -> None:
-    """Print the log of a devbox, live or ended: its setup, its commands, what happened to it.
+    """Print the log of a devbox, live or ended: its setup, commands and file calls, and what happened to it.
 
-    With --follow --json each entry is a JSON document on a line of its own.
+    With --follow it goes on with each new line, also when the server is started again meanwhile, until the devbox, or
+    the command of --execution, has ended. With --follow --json each entry is a JSON document on a line of its own.
 
     \b
     Examples:
@@ -72,22 +69,15 @@ def format_entry(entry: LogEntry) -> str:
     """Return an entry as a line: when, source, level if it is no mere information, what."""
     level = "" if entry.level.lower() == "info" else f" {entry.level.upper()}"
     text = entry.message or (f"$ {entry.command}" if entry.command else "")
-    code = "" if entry.exit_code is None else f" (exit code {entry.exit_code})"
+    told = entry.exit_code is None or text.endswith(f"exited with code {entry.exit_code}")
+    code = "" if told else f" (exit code {entry.exit_code})"
     return f"{output.moment(entry.at_ms)} {entry.source}{level}: {text}{code}"
 
 
 def _follow(box: Devbox, execution: str | None, json: bool) -> None:
-    printed = 0
-    while True:
-        ended = box.refresh().has_ended  # asked first: what was logged before the end is then in the last look
-        entries = box.logs(execution_id=execution)
-        for entry in entries[printed:]:
-            output.line(jsonlib.dumps(dict(entry.raw), ensure_ascii=False) if json else format_entry(entry))
+    for entry in box.follow_logs(execution_id=execution):
+        output.line(jsonlib.dumps(dict(entry.raw), ensure_ascii=False) if json else format_entry(entry))
         output.flush()
-        printed = len(entries)
-        if ended:
-            return
-        time.sleep(FOLLOW_S)
 
 
 def _row(info: ExecutionInfo) -> tuple[str, ...]:

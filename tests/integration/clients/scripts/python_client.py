@@ -209,6 +209,34 @@ def logs() -> None:
         assert any("from-launch" in (line.message or "") and line.source == "setup_commands" for line in lines), lines
 
 
+def log_tail() -> None:
+    """No client has a method for it: the route is called as their users call what has none."""
+    from runloop_api_client import Stream  # noqa: PLC0415 - of this check alone
+    from runloop_api_client.types.devboxes.devbox_logs_list_view import Log  # noqa: PLC0415
+
+    client = Runloop()
+
+    def follow(**query: str) -> Stream[Log]:
+        path = f"/v1/devboxes/{devbox.id}/logs/tail"
+        return client.get(path, cast_to=Log, options={"params": query}, stream=True, stream_cls=Stream[Log])
+
+    with RunloopSDK().devbox.create(launch_parameters={"launch_commands": ["echo from-launch"]}) as devbox:
+        lines = iter(follow())
+        seen = [next(lines) for _ in range(3)]
+        assert [line.message for line in seen] == [None, "from-launch", "exited with code 0"], seen
+        time.sleep(11)  # a keep-alive comment passes by
+        devbox.cmd.exec("echo from-exec")
+        seen = [next(lines) for _ in range(3)]
+        assert [(line.source, line.message) for line in seen[1:]] == [
+            ("exec", "from-exec"),
+            ("exec", "exited with code 0"),
+        ]
+    assert list(lines) == []
+    again = list(follow(starting_after=seen[1].cursor))
+    assert [line.message for line in again] == ["exited with code 0"], again
+    raised(lambda: follow(starting_after="nonsense"), runloop_api_client.BadRequestError)
+
+
 def named_shell() -> None:
     """Only in the client 1.x."""
     with RunloopSDK().devbox.create() as devbox:
