@@ -102,5 +102,5 @@ def add(inner: FastAPI, route: Route) -> None:
         response_model_exclude_none=True,
         response_class=JSONResponse if route.media_type == "application/json" else answer,
         summary=route.does[:1].upper() + route.does[1:],
-        operation_id=openapi.operation_id(route.method, route.path),
+        operation_id=openapi.operation_id(route.method, route.documented),
     )

@@ -36,9 +36,9 @@ _ROUTES: Final[tuple[tuple[Resource, str, str], ...]] = (
         POST /v1/blueprints/{id}/delete
         GET /v1/blueprints/{id}/logs
         GET /v1/blueprints/metadata/keys
-        GET /v1/blueprints/metadata/keys/{key}/values
+        GET /v1/blueprints/metadata/keys/{key:path}/values
         GET /v1/blueprints/public/metadata/keys
-        GET /v1/blueprints/public/metadata/keys/{key}/values
+        GET /v1/blueprints/public/metadata/keys/{key:path}/values
         """,
     ),
     (
@@ -53,7 +53,7 @@ _ROUTES: Final[tuple[tuple[Resource, str, str], ...]] = (
         POST /v1/objects/{id}/complete
         GET /v1/objects/{id}/download
         GET /v1/objects/metadata/keys
-        GET /v1/objects/metadata/keys/{key}/values
+        GET /v1/objects/metadata/keys/{key:path}/values
         """,
     ),
     (
@@ -143,7 +143,7 @@ _ROUTES: Final[tuple[tuple[Resource, str, str], ...]] = (
         GET /v1/benchmarks/list_public
         POST /v1/benchmarks/start_run
         GET /v1/benchmarks/metadata/keys
-        GET /v1/benchmarks/metadata/keys/{key}/values
+        GET /v1/benchmarks/metadata/keys/{key:path}/values
         GET /v1/benchmarks/runs
         GET /v1/benchmarks/runs/{id}
         POST /v1/benchmarks/runs/{id}/cancel
@@ -168,7 +168,7 @@ _ROUTES: Final[tuple[tuple[Resource, str, str], ...]] = (
         GET /v1/scenarios/list_public
         POST /v1/scenarios/start_run
         GET /v1/scenarios/metadata/keys
-        GET /v1/scenarios/metadata/keys/{key}/values
+        GET /v1/scenarios/metadata/keys/{key:path}/values
         GET /v1/scenarios/runs
         GET /v1/scenarios/runs/{id}
         POST /v1/scenarios/runs/{id}/cancel

@@ -78,7 +78,7 @@ def document(routes: Iterable[BaseRoute], rows: Iterable[Row]) -> dict[str, Any]
     for row in rows:
         if row.method == "WEBSOCKET":
             continue
-        operations = spec["paths"].setdefault(row.path, {})
+        operations = spec["paths"].setdefault(row.documented, {})
         if isinstance(row, Later):
             operations[row.method.lower()] = _later(row)
         else:
@@ -120,11 +120,11 @@ def operation_id(method: str, path: str) -> str:
 def _later(row: Later) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": f"{row.does.capitalize()}: not offered by this server",
-        "operationId": operation_id(row.method, row.path),
+        "operationId": operation_id(row.method, row.documented),
         "responses": dict(_errors({401, 403, 501})),
         "security": [{"bearerAuth": []}],
     }
-    names = re.findall(r"{(\w+)}", row.path)
+    names = re.findall(r"{(\w+)}", row.documented)
     if names:
         operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names

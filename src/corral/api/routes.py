@@ -141,15 +141,22 @@ def _devboxes(on: DevboxRoutes) -> Iterator[Route]:
     yield _post("/v1/devboxes/create_and_await_running", on.create_and_await_running, WRITE, "create devbox", **create)
     filters = ("status", "name", "metadata[", *_PAGE)
     yield _get("/v1/devboxes", on.list, READ, "list devboxes", answers=views.DevboxListView, query=filters)
+    part = ("limit", "starting_after")
     yield _get(
-        "/v1/devboxes/metadata/keys", on.metadata_keys, READ, "list metadata keys", answers=views.MetadataKeysView
+        "/v1/devboxes/metadata/keys",
+        on.metadata_keys,
+        READ,
+        "list metadata keys",
+        answers=views.MetadataKeysView,
+        query=part,
     )
     yield _get(
-        "/v1/devboxes/metadata/keys/{key}/values",
+        "/v1/devboxes/metadata/keys/{key:path}/values",
         on.metadata_values,
         READ,
         "list metadata values",
         answers=views.MetadataValuesView,
+        query=part,
     )
     yield _stream("/v1/devboxes/evictions/watch", on.watch_evictions, "watch evictions", views.EvictionView)
     yield _get(_DEVBOX, on.retrieve, READ, "show devbox", answers=view, errors=(404,))

@@ -1,6 +1,7 @@
 """One row of the route table, and the finding of a row by method and path.
 
-Owns the match: segment by segment, fixed ones before `{parameters}`, in time that does not grow with the table.
+Owns the match: segment by segment, fixed ones before `{parameters}`, in time that does not grow with the table. A
+`{parameter:path}` takes one segment or more, so that a value may hold slashes, whether they came escaped or not.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ class Route:
     tunnel: bool = False  #: is addressed by a tunnel's host and takes its token; no other route is
     errors: tuple[int, ...] = ()  #: statuses beside those that every route has
 
+    @property
+    def documented(self) -> str:
+        """The path as the OpenAPI document names it."""
+        return self.path.replace(":path}", "}")
+
 
 @dataclass(frozen=True, slots=True)
 class Later:
@@ -53,16 +59,22 @@ class Later:
     need: Need
     does: str
 
+    @property
+    def documented(self) -> str:
+        """The path as the OpenAPI document names it."""
+        return self.path.replace(":path}", "}")
+
 
 Row = Route | Later
 
 
 class _Node:
-    __slots__ = ("fixed", "parameter", "rows")
+    __slots__ = ("fixed", "parameter", "rows", "several")
 
     def __init__(self) -> None:
         self.fixed: dict[str, _Node] = {}
         self.parameter: _Node | None = None
+        self.several: _Node | None = None
         self.rows: dict[str, Row] = {}
 
 
@@ -82,7 +94,10 @@ class Table:
         for row in self.rows:
             node = self._root
             for segment in row.path.strip("/").split("/"):
-                if segment.startswith("{"):
+                if segment.endswith(":path}"):
+                    node.several = node.several or _Node()
+                    node = node.several
+                elif segment.startswith("{"):
                     node.parameter = node.parameter or _Node()
                     node = node.parameter
                 else:
@@ -105,6 +120,9 @@ class Table:
         if index == len(segments):
             return node.rows
         found: dict[str, Row] = {}
+        if node.several is not None:
+            for end in range(index + 1 if segments[index] else index + 2, len(segments) + 1):
+                found.update(self._rows(node.several, segments, end))
         if node.parameter is not None and segments[index]:
             found.update(self._rows(node.parameter, segments, index + 1))
         if (fixed := node.fixed.get(segments[index])) is not None:

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from corral.core import errors
-from corral.devboxes import model, parameters, service, views, wire
+from corral.devboxes import model, parameters, rows, service, views, wire
 from corral.http import hold, params
 from corral.http.download import Download
 from corral.http.events import EventStream
@@ -28,7 +28,15 @@ CREATE_HOLD_S: Final = 20.0
 WAIT_S: Final = 10.0
 
 DevboxId = Annotated[str, Path(pattern=wire.DEVBOX_ID)]
-MetadataKey = Annotated[str, Path(max_length=256)]
+MetadataKey = Annotated[str, Path(max_length=256, description="It may hold slashes.")]
+MetadataLimit = Annotated[int, Query(ge=1, le=rows.MAX_PAGE, description="Items of one page.")]
+AfterMetadata = Annotated[
+    str | None,
+    Query(
+        max_length=wire.AFTER_CHARS,
+        description="The last key or value of the page before. A longer one cannot be given: ask for a larger page.",
+    ),
+]
 LogExecution = Annotated[str | None, Query(pattern=wire.EXECUTION_ID)]
 LogShell = Annotated[str | None, Query(max_length=256)]
 
@@ -89,14 +97,27 @@ class DevboxRoutes:
         shown = [views.devbox_view(devbox) for devbox in page.items]
         return views.DevboxListView(devboxes=shown, has_more=page.has_more, total_count=page.total)
 
-    async def metadata_keys(self, request: Request) -> views.MetadataKeysView:
-        """Metadata keys that devboxes of the account have."""
-        return views.MetadataKeysView(keys=await self._devboxes.metadata_keys(params.account_id(request)))
+    async def metadata_keys(
+        self, request: Request, limit: MetadataLimit = rows.METADATA_PAGE, starting_after: AfterMetadata = None
+    ) -> views.MetadataKeysView:
+        """Metadata keys that devboxes of the account have, in order."""
+        page = await self._devboxes.metadata_keys(
+            params.account_id(request), limit=limit, starting_after=starting_after
+        )
+        return views.MetadataKeysView(keys=list(page.items), has_more=page.has_more)
 
-    async def metadata_values(self, request: Request, key: MetadataKey) -> views.MetadataValuesView:
-        """What devboxes of the account have as the value of a metadata key."""
-        values = await self._devboxes.metadata_values(params.account_id(request), key)
-        return views.MetadataValuesView(key=key, values=values)
+    async def metadata_values(
+        self,
+        request: Request,
+        key: MetadataKey,
+        limit: MetadataLimit = rows.METADATA_PAGE,
+        starting_after: AfterMetadata = None,
+    ) -> views.MetadataValuesView:
+        """What devboxes of the account have as the value of a metadata key, in order."""
+        page = await self._devboxes.metadata_values(
+            params.account_id(request), key, limit=limit, starting_after=starting_after
+        )
+        return views.MetadataValuesView(key=key, values=list(page.items), has_more=page.has_more)
 
     async def update(self, request: Request, devbox_id: DevboxId, body: wire.UpdateBody) -> views.DevboxView:
         """Change name and metadata."""
@@ -152,7 +173,10 @@ class DevboxRoutes:
         execution_id: LogExecution = None,
         shell_name: LogShell = None,
         starting_after: Annotated[
-            str | None, Query(max_length=wire.CURSOR_CHARS, description="The cursor of the last line that came.")
+            str | None,
+            Query(
+                pattern=wire.CURSOR, max_length=wire.CURSOR_CHARS, description="The cursor of the last line that came."
+            ),
         ] = None,
     ) -> Response:
         """The log as server-sent events: what `logs` shows, then each new line, until the devbox has ended."""

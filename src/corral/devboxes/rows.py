@@ -19,8 +19,8 @@ from corral.devboxes.tables import DEVBOXES, METADATA, SSH_KEYS, devbox_from_row
 
 MAX_PAGE: Final = 5000
 
-#: Metadata keys, or values of a key, that are listed.
-MOST_METADATA: Final = 1000
+#: Metadata keys, or values of a key, on one page unless told otherwise: each costs an index search.
+METADATA_PAGE: Final = 1000
 LIVE: Final = frozenset(Observed) - ENDED
 
 _C = DEVBOXES.c
@@ -173,26 +173,39 @@ def page(
     return Page(items=tuple(found[:limit]), has_more=len(found) > limit, total=total)
 
 
-def metadata_keys(connection: sa.Connection, account_id: str) -> list[str]:
-    """Different keys, in order, at most MOST_METADATA."""
-    return _distinct(connection, METADATA.c.key, METADATA.c.account_id == account_id)
+def metadata_keys(connection: sa.Connection, account_id: str, *, limit: int, starting_after: str | None) -> Page[str]:
+    """Different keys, in order. Raises errors.Invalid for a limit out of range."""
+    given = (METADATA.c.account_id == account_id,)
+    return _distinct(connection, METADATA.c.key, given, limit, starting_after)
 
 
-def metadata_values(connection: sa.Connection, account_id: str, key: str) -> list[str]:
-    """Different values of a key, in order, at most MOST_METADATA."""
-    return _distinct(connection, METADATA.c.value, METADATA.c.account_id == account_id, METADATA.c.key == key)
+def metadata_values(
+    connection: sa.Connection, account_id: str, key: str, *, limit: int, starting_after: str | None
+) -> Page[str]:
+    """Different values of a key, in order. Raises errors.Invalid for a limit out of range."""
+    given = (METADATA.c.account_id == account_id, METADATA.c.key == key)
+    return _distinct(connection, METADATA.c.value, given, limit, starting_after)
 
 
-def _distinct(connection: sa.Connection, column: sa.Column[str], *given: sa.ColumnElement[bool]) -> list[str]:
+def _distinct(
+    connection: sa.Connection,
+    column: sa.Column[str],
+    given: Sequence[sa.ColumnElement[bool]],
+    limit: int,
+    starting_after: str | None,
+) -> Page[str]:
     """One index search for each different value: DISTINCT would read the rows of all devboxes."""
+    if not 0 < limit <= MAX_PAGE:
+        raise errors.Invalid(f"cannot list metadata: limit {limit} is not between 1 and {MAX_PAGE}")
     found: list[str] = []
-    while len(found) < MOST_METADATA:
-        further = [column > found[-1]] if found else []
-        after = connection.execute(sa.select(sa.func.min(column)).where(*given, *further)).scalar()
-        if after is None:
+    last = starting_after
+    while len(found) <= limit:
+        further = [] if last is None else [column > last]
+        last = connection.execute(sa.select(sa.func.min(column)).where(*given, *further)).scalar()
+        if last is None:
             break
-        found.append(after)
-    return found
+        found.append(last)
+    return Page(items=tuple(found[:limit]), has_more=len(found) > limit, total=None)
 
 
 def live(connection: sa.Connection) -> dict[str, Observed]:

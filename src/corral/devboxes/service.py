@@ -40,7 +40,6 @@ from corral.runtime import contract
 
 # Inside the class `list` is the method.
 LogEntries = list[LogEntry]
-Texts = list[str]
 
 __all__ = [
     "Devboxes",
@@ -146,13 +145,23 @@ class Devboxes:
             )
         )
 
-    async def metadata_keys(self, account_id: str) -> Texts:
-        """Metadata keys of the account's devboxes, ended ones too, in order; at most rows.MOST_METADATA."""
-        return await self._store.read(lambda connection: rows.metadata_keys(connection, account_id))
+    async def metadata_keys(
+        self, account_id: str, *, limit: int = rows.METADATA_PAGE, starting_after: str | None = None
+    ) -> Page[str]:
+        """Metadata keys of the account's devboxes, ended ones too, in order, from the one after `starting_after`."""
+        return await self._store.read(
+            lambda connection: rows.metadata_keys(connection, account_id, limit=limit, starting_after=starting_after)
+        )
 
-    async def metadata_values(self, account_id: str, key: str) -> Texts:
+    async def metadata_values(
+        self, account_id: str, key: str, *, limit: int = rows.METADATA_PAGE, starting_after: str | None = None
+    ) -> Page[str]:
         """As `metadata_keys`, the values of one key; none for a key that no devbox has."""
-        return await self._store.read(lambda connection: rows.metadata_values(connection, account_id, key))
+        return await self._store.read(
+            lambda connection: rows.metadata_values(
+                connection, account_id, key, limit=limit, starting_after=starting_after
+            )
+        )
 
     async def update(
         self, account_id: str, devbox_id: str, *, name: str | None = None, metadata: Mapping[str, str] | None = None

@@ -43,16 +43,18 @@ class DevboxView(View):
 
 
 class MetadataKeysView(View):
-    """Keys, in order; at most 1,000."""
+    """One page of keys, in order."""
 
     keys: list[str]
+    has_more: bool
 
 
 class MetadataValuesView(View):
-    """Values of a key, in order; at most 1,000."""
+    """One page of the values of a key, in order."""
 
     key: str
     values: list[str]
+    has_more: bool
 
 
 class DevboxListView(View):

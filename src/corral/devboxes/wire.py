@@ -26,7 +26,10 @@ DEVBOX_ID: Final = r"^dbx_[0-9A-Za-z]{21}$"
 SNAPSHOT_ID: Final = r"^snp_[0-9A-Za-z]{21}$"
 EXECUTION_ID: Final = r"^[0-9A-Za-z_-]{1,64}$"
 #: Of a cursor in a log; it grows with the commands that run at once.
+CURSOR: Final = r"^[0-9A-Za-z_.~-]+$"
 CURSOR_CHARS: Final = 12 * 1024
+#: Of a metadata key or value to start after: with every character escaped it still fits into a query.
+AFTER_CHARS: Final = 1024
 
 SESSION_NAME: Final = r"^[0-9A-Za-z_-]{1,256}$"
 MOST_CELLS: Final = 1000

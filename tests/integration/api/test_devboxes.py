@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from urllib.parse import quote
 
+import httpx
 import pytest
 
 from tests.integration.api.stand import Stand
@@ -167,11 +169,52 @@ async def test_metadata_keys_and_values_are_listed_for_their_account_only(stand:
     for metadata in ({"team": "b", "env": "ci"}, {"team": "a"}, {"team": "a", "sp ace é": "1"}):
         await stand.devbox(metadata=metadata)
     keys = await stand.client.get("/v1/devboxes/metadata/keys")
-    assert keys.json() == {"keys": ["env", "sp ace é", "team"]}
+    assert keys.json() == {"keys": ["env", "sp ace é", "team"], "has_more": False}
     values = await stand.client.get("/v1/devboxes/metadata/keys/team/values")
-    assert values.json() == {"key": "team", "values": ["a", "b"]}
+    assert values.json() == {"key": "team", "values": ["a", "b"], "has_more": False}
     odd = await stand.client.get("/v1/devboxes/metadata/keys/sp%20ace%20%C3%A9/values")
-    assert odd.json() == {"key": "sp ace é", "values": ["1"]}
+    assert odd.json() == {"key": "sp ace é", "values": ["1"], "has_more": False}
     assert (await stand.client.get("/v1/devboxes/metadata/keys/none/values")).json()["values"] == []
     other = {"authorization": f"Bearer {await stand.second_account()}"}
-    assert (await stand.client.get("/v1/devboxes/metadata/keys", headers=other)).json() == {"keys": []}
+    assert (await stand.client.get("/v1/devboxes/metadata/keys", headers=other)).json() == {
+        "keys": [],
+        "has_more": False,
+    }
+
+
+@pytest.mark.parametrize("key", ["a/b", "/a", "a/", "/", "a//b", "a/values", "values/values", "app.io/na me%2F?#"])
+async def test_the_values_of_a_metadata_key_with_slashes_are_listed(stand: Stand, key: str) -> None:
+    await stand.devbox(metadata={key: "1", "a": "other", "b": "other"})
+    spellings = [quote(key, safe=""), quote(key, safe="/")]
+    for spelling in spellings:
+        answer = await stand.client.get(httpx.URL(stand.url + f"/v1/devboxes/metadata/keys/{spelling}/values"))
+        assert (answer.status_code, answer.json()) == (200, {"key": key, "values": ["1"], "has_more": False}), spelling
+    assert key in (await stand.client.get("/v1/devboxes/metadata/keys")).json()["keys"]
+
+
+async def test_an_empty_metadata_key_is_no_key(stand: Stand) -> None:
+    for path in ("keys//values", "keys/values"):
+        assert (await stand.client.get(f"/v1/devboxes/metadata/{path}")).status_code == 404
+
+
+async def test_metadata_keys_and_values_are_listed_in_pages(stand: Stand) -> None:
+    keys = [f"k{number:03}" for number in range(250)]
+    await stand.devbox(metadata=dict.fromkeys(keys, "v"))
+    for number in range(5):
+        await stand.devbox(metadata={"k000": str(number)})
+
+    async def pages(path: str, plural: str, limit: int) -> list[list[str]]:
+        query, found = {"limit": str(limit)}, []
+        while True:
+            answer = (await stand.client.get(path, params=query)).json()
+            found.append(answer[plural])
+            if not answer["has_more"]:
+                return found
+            query["starting_after"] = answer[plural][-1]
+
+    found = await pages("/v1/devboxes/metadata/keys", "keys", 100)
+    assert [len(page) for page in found] == [100, 100, 50]
+    assert [key for page in found for key in page] == keys
+    assert await pages("/v1/devboxes/metadata/keys/k000/values", "values", 3) == [["0", "1", "2"], ["3", "4", "v"]]
+    for bad in ("0", "5001", "x"):
+        assert (await stand.client.get("/v1/devboxes/metadata/keys", params={"limit": bad})).status_code == 400

@@ -46,6 +46,15 @@ def test_other_paths_are_not_found(path: str) -> None:
         table("GET /v1/a/{id}", "GET /v1/a/{id}/b").find("GET", path)
 
 
+def test_a_parameter_of_several_segments_takes_what_is_between_its_neighbours() -> None:
+    found = table("GET /v1/k/{key:path}/values", "GET /v1/k", "GET /v1/{id}")
+    for path in ("/v1/k/a/values", "/v1/k/a/b/values", "/v1/k//a//values", "/v1/k/values/values"):
+        assert found.find("GET", path).path == "/v1/k/{key:path}/values"
+    for path in ("/v1/k/values", "/v1/k//values", "/v1/k//values/x", "/v1/k/a", "/v1/k/a/values/"):
+        with pytest.raises(errors.NotFound):
+            found.find("GET", path)
+
+
 def test_another_method_names_those_that_are_there() -> None:
     with pytest.raises(MethodNotAllowed) as refused:
         table("GET /v1/a/{id}", "POST /v1/a/{id}").find("DELETE", "/v1/a/x")
