@@ -28,10 +28,10 @@ from corral.images.service import Images
 from corral.runtime import conformance as suite
 from corral.runtime.contract import BoxSpec, HostUnfit
 from corral.runtime.fake import DIFFERENCES, FakeHost, FakeRuntime
-from corral.runtime.oci import probe
+from corral.runtime.oci import facts, probe
 from corral.runtime.oci.driver import OciRuntime
 
-_STYLES: Final = {probe.Verdict.OK: "green", probe.Verdict.WARN: "yellow", probe.Verdict.FAIL: "bold red"}
+_STYLES: Final = {facts.Verdict.OK: "green", facts.Verdict.WARN: "yellow", facts.Verdict.FAIL: "bold red"}
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder; else CORRAL_DATA, else /var/lib/corral.")]
 RuntimeOption = Annotated[RuntimeName | None, typer.Option("--runtime", help="`oci` or `fake` (for tests).")]
@@ -67,12 +67,12 @@ def doctor(data: Data = None, *, as_json: Json = False) -> None:
     """
     with _told():
         settings = load(os.environ, data=data)
-        facts = [*probe.facts(daemon.oci_settings(settings)), _image_fact(settings)]
+        found = [*probe.facts(daemon.oci_settings(settings)), _image_fact(settings)]
     if as_json:
-        typer.echo(json.dumps([asdict(fact) for fact in facts], indent=2))
+        typer.echo(json.dumps([asdict(fact) for fact in found], indent=2))
     else:
-        _show(facts)
-    raise typer.Exit(1 if any(fact.verdict is probe.Verdict.FAIL for fact in facts) else 0)
+        _show(found)
+    raise typer.Exit(1 if any(fact.verdict is facts.Verdict.FAIL for fact in found) else 0)
 
 
 def conformance(
@@ -128,17 +128,17 @@ async def _check(settings: Settings, only: list[str] | None, *, show: bool) -> l
         await driver.close()
 
 
-def _image_fact(settings: Settings) -> probe.Fact:
+def _image_fact(settings: Settings) -> facts.Fact:
     try:
         image = Images(settings.images).resolve()
     except errors.CorralError as problem:
-        return probe.Fact("default image", probe.Verdict.FAIL, problem.message, "corral image build")
-    return probe.Fact("default image", probe.Verdict.OK, f"{image.name} {image.digest[:19]} in {settings.images}")
+        return facts.Fact("default image", facts.Verdict.FAIL, problem.message, "corral image build")
+    return facts.Fact("default image", facts.Verdict.OK, f"{image.name} {image.digest[:19]} in {settings.images}")
 
 
-def _show(facts: list[probe.Fact]) -> None:
+def _show(found: list[facts.Fact]) -> None:
     table = Table("what", "", "found", "what to do", box=None, pad_edge=False, header_style="bold")
-    for fact in facts:
+    for fact in found:
         verdict = f"[{_STYLES[fact.verdict]}]{fact.verdict.value}[/]"
         table.add_row(fact.name, verdict, escape(fact.found), escape(fact.remedy))
     Console().print(table)

@@ -213,7 +213,7 @@ class Daemon:
 
     def _claim(self, undo: contextlib.AsyncExitStack) -> None:
         """The data folder is this server's alone, and it has the descriptors that the host gives."""
-        _raise_open_files()
+        _raise_limits()
         lock = FolderLock(self.settings.data)
         lock.acquire()
         undo.callback(lock.release)
@@ -310,7 +310,10 @@ class Health:
         self.images.resolve(None)
 
 
-def _raise_open_files() -> None:
-    """Every box costs the server a descriptor, every connection one: take what the host allows."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+def _raise_limits() -> None:
+    """Every box costs the server a descriptor, every connection one, and a box has no more processes than the server
+    may have: take what the host allows.
+    """
+    for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC):
+        _, hard = resource.getrlimit(limit)
+        resource.setrlimit(limit, (hard, hard))

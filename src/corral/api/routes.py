@@ -201,7 +201,7 @@ def _snapshots(on: SnapshotRoutes) -> Iterator[Route]:
     ):
         path = f"{_SNAPSHOTS}{where}/metadata/keys"
         yield _get(path, list_keys, SNAPSHOT_READ, "list metadata keys", answers=keys)
-        yield _get(f"{path}/{{key}}/values", list_values, SNAPSHOT_READ, "list metadata values", answers=values)
+        yield _get(f"{path}/{{key:path}}/values", list_values, SNAPSHOT_READ, "list metadata values", answers=values)
     one = f"{_SNAPSHOTS}/{{snapshot_id}}"
     status = images_wire.SnapshotStatusView
     yield _get(f"{one}/status", on.status, SNAPSHOT_READ, "show snapshot", answers=status, errors=(404,))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import socket
 import sqlite3
 import subprocess
@@ -210,3 +212,20 @@ def _prepared(places: Places) -> set[str]:
             return waiting
         time.sleep(0.02)
     raise AssertionError("no box was prepared")
+
+
+@pytest.mark.root
+@pytest.mark.image
+def test_a_box_has_its_processes_whatever_soft_limit_the_server_was_started_with(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    server = Server(tmp_path / "data", runtime="oci")
+    resource.setrlimit(resource.RLIMIT_NPROC, (64, hard))  # the server inherits it; root itself is not bound by it
+    with contextlib.ExitStack() as undo:
+        undo.callback(resource.setrlimit, resource.RLIMIT_NPROC, (soft, hard))
+        undo.enter_context(server)
+        client = undo.enter_context(httpx.Client(base_url=server.url, headers=server.headers, timeout=60))
+        devbox = client.post("/v1/devboxes/create_and_await_running", json={}).json()["id"]
+        command = "for n in $(seq 200); do sleep 20 & done; jobs -r | wc -l"
+        done = client.post(f"/v1/devboxes/{devbox}/execute", json={"command": command}).json()
+        assert (done["stdout"].strip(), done["stderr"]) == ("200", "")
+        client.post(f"/v1/devboxes/{devbox}/shutdown")

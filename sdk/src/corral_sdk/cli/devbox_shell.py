@@ -41,7 +41,8 @@ def shell(
     """Open a terminal in a devbox: a login shell, or a command that needs a screen.
 
     Ctrl-] detaches: the shell goes on, and --attach or --session comes back to it. The exit code is the shell's own.
-    A session may be open in several terminals at once; it ends when nobody has been there for an hour.
+    A session may be open in several terminals at once. It ends when nobody has been there for as long as the server's
+    setting CORRAL_SESSION_IDLE_S says: an hour, unless its operator has changed it.
 
     \b
     Examples:

@@ -1,21 +1,19 @@
 """What this host offers, as facts with a verdict and a remedy. `corral doctor` prints them, `start` refuses by them.
 
-Must not change the host: what has to be tried for real is tried in a child with namespaces of its own.
+Limits that depend on the number of boxes are in `capacity`. Must not change the host: what has to be tried for real
+is tried in a child with namespaces of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import ipaddress
 import os
 import re
-import resource
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -24,36 +22,16 @@ from corral.runtime.contract import GIB, MIB, HostUnfit
 from corral.runtime.linux import mounts, syscalls
 from corral.runtime.network import blocks, firewall
 from corral.runtime.network.namespace import IDS_PER_BOX, make_userns
+from corral.runtime.oci import capacity
+from corral.runtime.oci.facts import Fact, Verdict
 from corral.runtime.oci.settings import OciSettings
 from corral.runtime.rootfs import pool
 from corral.runtime.rootfs.steps import BindDisk, BindLayer, MakeUpper, MountOverlay
 
 #: Overlay on id-mapped layers.
 OLDEST_KERNEL: Final = (5, 19)
-#: What 6,000 boxes take: a namespace of each kind, three descriptors of the server at most, four tasks.
-WANTED_NAMESPACES: Final = 6000
-WANTED_FILES: Final = 8192
-WANTED_PIDS: Final = 65536
 #: The longest data folder whose boxes can still be named in an error and a mount option.
 LONGEST_DATA: Final = 200
-
-
-class Verdict(enum.StrEnum):
-    """How a fact bears on running boxes."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """One thing about the host. `remedy` is a sentence or a command; empty when there is nothing to do."""
-
-    name: str
-    verdict: Verdict
-    found: str
-    remedy: str = ""
 
 
 def facts(settings: OciSettings) -> list[Fact]:
@@ -61,7 +39,6 @@ def facts(settings: OciSettings) -> list[Fact]:
     root = root_fact(os.geteuid())
     if root.verdict is Verdict.FAIL:
         return [root]
-    proc = Path("/proc/sys")
     return [
         root,
         kernel_fact(os.uname().release),
@@ -76,10 +53,7 @@ def facts(settings: OciSettings) -> list[Fact]:
         network_fact(settings.network, _text("/proc/net/route")),
         forwarding_fact(forwards=firewall.forwarding()),
         older_filter_fact(drops=firewall.older_filter_drops()),
-        *namespace_facts(proc / "user"),
-        files_fact(resource.getrlimit(resource.RLIMIT_NOFILE)),
-        pids_fact(int((proc / "kernel/pid_max").read_text())),
-        inotify_fact(int((proc / "fs/inotify/max_user_instances").read_text())),
+        *capacity.facts(capacity.boxes(_text("/proc/meminfo"))),
         data_fact(settings.data, needs=first_start_needs(settings)),
     ]
 
@@ -215,43 +189,6 @@ def older_filter_fact(*, drops: bool) -> Fact:
         f"nothing now; after a reload of iptables: iptables -I FORWARD -i {blocks.LINK_PREFIX}+ -j ACCEPT (and -o)"
     )
     return Fact("iptables", Verdict.WARN, "FORWARD drops by default; corral adds accept rules for its links", remedy)
-
-
-def namespace_facts(folder: Path) -> list[Fact]:
-    """How many namespaces of each kind the host allows."""
-    found = []
-    for kind in ("user", "net", "mnt", "pid", "ipc", "uts", "cgroup"):
-        most = int((folder / f"max_{kind}_namespaces").read_text())
-        name = f"{kind} namespaces"
-        if most >= WANTED_NAMESPACES:
-            found.append(Fact(name, Verdict.OK, str(most)))
-        else:
-            verdict = Verdict.FAIL if most == 0 else Verdict.WARN
-            remedy = f"sysctl user.max_{kind}_namespaces={10 * WANTED_NAMESPACES}"
-            found.append(Fact(name, verdict, f"at most {most} on this host", remedy))
-    return found
-
-
-def files_fact(limits: tuple[int, int]) -> Fact:
-    """How many files the server may open: one for each box, one for each connection."""
-    soft, _ = limits
-    if soft >= WANTED_FILES or soft == resource.RLIM_INFINITY:
-        return Fact("open files", Verdict.OK, str(soft))
-    return Fact("open files", Verdict.WARN, f"at most {soft}", "ulimit -n 65536, or LimitNOFILE=65536 in the unit")
-
-
-def pids_fact(most: int) -> Fact:
-    """How many tasks the host can have."""
-    if most >= WANTED_PIDS:
-        return Fact("process ids", Verdict.OK, str(most))
-    return Fact("process ids", Verdict.WARN, f"at most {most} tasks on this host", "sysctl kernel.pid_max=4194304")
-
-
-def inotify_fact(most: int) -> Fact:
-    """Watchers of files in boxes count per user id; every box has its own ids."""
-    if most >= 128:
-        return Fact("inotify", Verdict.OK, f"{most} instances for each user of a box")
-    return Fact("inotify", Verdict.WARN, f"{most} instances for each user", "sysctl fs.inotify.max_user_instances=512")
 
 
 def first_start_needs(settings: OciSettings) -> int:

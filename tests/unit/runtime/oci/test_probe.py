@@ -10,7 +10,7 @@ from corral.runtime.cgroup.layout import Layout, Mode
 from corral.runtime.contract import HostUnfit
 from corral.runtime.network import blocks
 from corral.runtime.oci import probe
-from corral.runtime.oci.probe import Fact, Verdict
+from corral.runtime.oci.facts import Fact, Verdict
 from corral.runtime.oci.settings import OciSettings
 from corral.runtime.rootfs import pool
 
@@ -33,9 +33,6 @@ def test_every_fact_that_is_not_ok_has_a_remedy(tmp_path: Path) -> None:
         probe.guest_fact(tmp_path / "none"),
         probe.cgroup_fact(Layout(Mode.NONE, {})),
         probe.seccomp_fact(""),
-        probe.pids_fact(32768),
-        probe.files_fact((1024, 1024)),
-        probe.inotify_fact(8),
         probe.older_filter_fact(drops=True),
         probe.data_fact(tmp_path / "a:b"),
     ]
