@@ -6,7 +6,7 @@ it, and the next server reads from it what was told already. Must not act on a d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,11 +18,14 @@ from corral.core.store.store import Store
 from corral.devboxes import crossings, rows
 from corral.devboxes.crossings import Crossing, Measure
 from corral.devboxes.model import LogEntry, LogLevel, LogSource, Observed
-from corral.runtime.contract import BoxGone, Runtime, Usage
+from corral.runtime.contract import Runtime, Usage
 
 LIMIT_NEAR: Final = "devbox.limit_near"
 OOM_KILL: Final = "devbox.oom_kill"
 KINDS: Final = (LIMIT_NEAR, OOM_KILL)
+
+#: Devboxes that are read, judged and recorded together.
+AT_ONCE: Final = 64
 
 #: Of one devbox, the newest that its log shows.
 SHOWN: Final = 1000
@@ -34,6 +37,13 @@ class _Watched:
     at: float
     standing: frozenset[Crossing]
     oom_kills: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    devbox_id: str
+    kind: str
+    data: Mapping[str, Any]
 
 
 class Alerts:
@@ -48,45 +58,56 @@ class Alerts:
     async def look(self) -> None:
         """Read every running devbox and record what is new. CPU is judged over the time since the last round."""
         live = await self._store.read(rows.live)
-        running = {devbox_id for devbox_id, observed in live.items() if observed is Observed.RUNNING}
-        self._watched = {devbox_id: one for devbox_id, one in self._watched.items() if devbox_id in running}
-        for devbox_id in running:
-            try:
-                usage = await self._runtime.usage(devbox_id)
-            except BoxGone:  # which the controller tells
-                continue
-            await self._judge(devbox_id, usage, self._clock.monotonic())
+        running = [devbox_id for devbox_id, observed in live.items() if observed is Observed.RUNNING]
+        self._watched = {devbox_id: self._watched[devbox_id] for devbox_id in running if devbox_id in self._watched}
+        for start in range(0, len(running), AT_ONCE):
+            # Those that are gone are left out: the controller tells of them.
+            readings = await self._runtime.usages(running[start : start + AT_ONCE])
+            await self._judge(readings, self._clock.monotonic())
 
-    async def _judge(self, devbox_id: str, usage: Usage, at: float) -> None:
-        before = self._watched.get(devbox_id) or await self._remembered(devbox_id, usage, at)
-        percent = crossings.used(before.usage, usage, at - before.at)
-        now = crossings.standing(before.standing, percent)
-        fresh = sorted(now - before.standing, key=lambda one: (one.measure, one.level))
-        killed = usage.oom_kills - before.oom_kills
-        if fresh or killed > 0:
+    async def _judge(self, readings: Mapping[str, Usage], at: float) -> None:
+        before = await self._before(readings, at)
+        now: dict[str, _Watched] = {}
+        fresh: list[_Fresh] = []
+        for devbox_id, usage in readings.items():
+            was = before[devbox_id]
+            percent = crossings.used(was.usage, usage, at - was.at)
+            standing = crossings.standing(was.standing, percent)
+            for one in sorted(standing - was.standing, key=lambda one: (one.measure, one.level)):
+                data = {"measure": one.measure.value, "level": one.level, "percent": round(percent[one.measure], 1)}
+                fresh.append(_Fresh(devbox_id, LIMIT_NEAR, data))
+            if (killed := usage.oom_kills - was.oom_kills) > 0:
+                fresh.append(_Fresh(devbox_id, OOM_KILL, {"killed": killed, "oom_kills": usage.oom_kills}))
+            now[devbox_id] = _Watched(usage, at, standing, max(usage.oom_kills, was.oom_kills))
+        if fresh:
             at_ms = self._clock.now_ms()
 
             def record(connection: sa.Connection) -> None:
                 for one in fresh:
-                    data: dict[str, Any] = {"measure": one.measure.value, "level": one.level}
-                    data["percent"] = round(percent[one.measure], 1)
-                    events.append(connection, at_ms=at_ms, subject=devbox_id, kind=LIMIT_NEAR, data=data)
-                if killed > 0:
-                    data = {"killed": killed, "oom_kills": usage.oom_kills}
-                    events.append(connection, at_ms=at_ms, subject=devbox_id, kind=OOM_KILL, data=data)
+                    events.append(connection, at_ms=at_ms, subject=one.devbox_id, kind=one.kind, data=one.data)
 
             await self._store.write(record)
         # After the record: a round that fails before it tells the same again.
-        self._watched[devbox_id] = _Watched(usage, at, now, max(usage.oom_kills, before.oom_kills))
+        self._watched |= now
 
-    async def _remembered(self, devbox_id: str, usage: Usage, at: float) -> _Watched:
-        """What an earlier server, or none, has told of the devbox."""
-        told = await self._store.read(lambda connection: of_devbox(connection, devbox_id))
-        standing = frozenset(
-            Crossing(Measure(event.data["measure"]), event.data["level"]) for event in told if event.kind == LIMIT_NEAR
-        )
-        oom_kills = max((event.data["oom_kills"] for event in told if event.kind == OOM_KILL), default=0)
-        return _Watched(usage, at, standing, oom_kills)
+    async def _before(self, readings: Mapping[str, Usage], at: float) -> dict[str, _Watched]:
+        """What was so in the last round; for devboxes that had none, what an earlier server, or none, has told."""
+        new = [devbox_id for devbox_id in readings if devbox_id not in self._watched]
+        before = {devbox_id: self._watched[devbox_id] for devbox_id in readings if devbox_id in self._watched}
+        if new:
+            told = await self._store.read(
+                lambda connection: {devbox_id: of_devbox(connection, devbox_id) for devbox_id in new}
+            )
+            before |= {devbox_id: _remembered(told[devbox_id], readings[devbox_id], at) for devbox_id in new}
+        return before
+
+
+def _remembered(told: Sequence[events.Event], usage: Usage, at: float) -> _Watched:
+    standing = frozenset(
+        Crossing(Measure(event.data["measure"]), event.data["level"]) for event in told if event.kind == LIMIT_NEAR
+    )
+    oom_kills = max((event.data["oom_kills"] for event in told if event.kind == OOM_KILL), default=0)
+    return _Watched(usage, at, standing, oom_kills)
 
 
 def of_devbox(connection: sa.Connection, devbox_id: str) -> Sequence[events.Event]:

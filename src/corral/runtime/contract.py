@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -382,6 +382,10 @@ class Runtime(ABC):
     @abstractmethod
     async def usage(self, box_id: str) -> Usage:
         """What the box uses now. Raises BoxGone."""
+
+    @abstractmethod
+    async def usages(self, box_ids: Sequence[str]) -> dict[str, Usage]:
+        """`usage` of many boxes for little more than the price of one call. Those that are gone are left out."""
 
     # -- snapshots
 

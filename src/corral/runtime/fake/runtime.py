@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from corral.core.clock import Clock, SystemClock
@@ -95,6 +95,12 @@ class FakeRuntime(Runtime):
         await self._enter("usage")
         box = self._live(box_id, "measure")
         return await asyncio.to_thread(_usage, box)
+
+    async def usages(self, box_ids: Sequence[str]) -> dict[str, Usage]:
+        await self._enter("usages")
+        known = (self.host.boxes.get(box_id) for box_id in box_ids)
+        found = [box for box in known if box is not None and box.reason is None]
+        return await asyncio.to_thread(lambda: {box.box.id: _usage(box) for box in found})
 
     # -- executions
 

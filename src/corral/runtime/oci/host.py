@@ -17,7 +17,7 @@ import select
 import shutil
 import signal
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -495,7 +495,10 @@ class Host:
         try:
             counted = self._group(found.handle).counters()
             disk = self.pool.used(found.handle)
-        except FileNotFoundError as error:
+        except OSError as error:
+            # ENODEV: the group was removed after its file was opened.
+            if error.errno not in {errno.ENOENT, errno.ENODEV}:
+                raise
             message = f"cannot measure box {found.id}: it is gone"
             raise BoxGone(message) from error
         return Usage(
@@ -508,6 +511,14 @@ class Host:
             oom_kills=counted.oom_kills,
             limits=found.limits,
         )
+
+    def usages(self, found: Sequence[record.Record]) -> dict[str, Usage]:
+        """`usage` of each, less those that are gone."""
+        used = {}
+        for one in found:
+            with contextlib.suppress(BoxGone):
+                used[one.id] = self.usage(one)
+        return used
 
     def saw(self, living: Living, oom_kills: int) -> None:
         """Remember kills for memory that the box has outlived: they do not explain its end."""

@@ -185,6 +185,24 @@ async def usage_measures(bench: Bench) -> None:
 
 
 @GROUP.check
+async def many_boxes_are_measured_at_once(bench: Bench) -> None:
+    """`usages` says of each what `usage` does, and leaves out what is dead, gone or was never there."""
+    boxes = [await bench.box() for _ in range(3)]
+    gone = await bench.box()
+    await bench.runtime.destroy(gone)
+    sleeper = await bench.start(boxes[0], bench.command("sleep", "60"))
+    found = await bench.runtime.usages([*boxes, gone, "box_none", "../box"])
+    expect_equal(set(found), set(boxes), "the boxes that were measured")
+    for box in boxes:
+        alone = await bench.runtime.usage(box)
+        expect_equal((found[box].limits, found[box].pids), (alone.limits, alone.pids), "limits and tasks")
+        expect(found[box].cpu_us <= alone.cpu_us, f"CPU time went from {found[box].cpu_us} to {alone.cpu_us} us")
+    expect(found[boxes[0]].pids > found[boxes[1]].pids, "a command is not among the tasks of its box")
+    await bench.runtime.signal(boxes[0], sleeper, 9)
+    expect_equal(await bench.runtime.usages([]), {}, "nothing of nothing")
+
+
+@GROUP.check
 async def boxes_outlive_the_server(bench: Bench) -> None:
     """After `close` and a new start the boxes are adopted: commands went on, their output is whole, new ones run."""
     box = await bench.box()
