@@ -149,17 +149,7 @@ class Daemon:
         await followers.resume()
         sources = Sources(store, available)
         lifecycle = Lifecycle(store, runtime, sources, followers, vitals, clock=clock, rules=self._rules())
-        controller = Controller(
-            store,
-            feed,
-            runtime,
-            lifecycle,
-            vitals,
-            clock=clock,
-            resync_s=settings.resync_s,
-            alerts_s=settings.alerts_s,
-            keep_output_s=settings.keep_output_s,
-        )
+        controller = self._controller(store, feed, runtime, lifecycle, vitals)
         owner = TaskOwner("daemon")
         undo.push_async_callback(owner.close)
         controlling = owner.spawn(controller.run(), name="controller")
@@ -248,6 +238,22 @@ class Daemon:
         undo.push_async_callback(listener.stop)
         await listener.start()
         return keys
+
+    def _controller(
+        self, store: Store, feed: events.Feed, runtime: Runtime, lifecycle: Lifecycle, vitals: Vitals
+    ) -> Controller:
+        settings = self.settings
+        return Controller(
+            store,
+            feed,
+            runtime,
+            lifecycle,
+            vitals,
+            clock=self.clock,
+            resync_s=settings.resync_s,
+            alerts_s=settings.alerts_s,
+            keep_output_s=settings.keep_output_s,
+        )
 
     def _rules(self) -> Rules:
         settings = self.settings

@@ -59,6 +59,7 @@ class Things:
         ended = self._post(f"{self._box}/execute", {"command": "echo out; echo err >&2"})
         self._execution_id: str = ended["execution_id"]
         self._reader_id = ""
+        self._snapshot_id = self._snapshot()
         self._post(f"{self._box}/write_file_contents", {"file_path": _FILE, "contents": "text"})
         tunnel = self._post(f"{self._box}/create_pty_tunnel", {})
         self._tunnel = {
@@ -77,6 +78,7 @@ class Things:
         ids = {"devbox_id": self.devbox_id, "execution_id": self._execution_id, "session_name": _SESSION}
         if path.endswith("/shutdown"):
             ids["devbox_id"] = self._post("/v1/devboxes", {})["id"]
+        ids["snapshot_id"] = self._snapshot() if path.endswith("{snapshot_id}/delete") else self._snapshot_id
         if path.endswith(_STDIN):
             ids["execution_id"] = self._reader()
         found = {name: value for name, value in ids.items() if "{" + name + "}" in path}
@@ -87,6 +89,9 @@ class Things:
         if path.endswith("/executions") and case.query and isinstance(case.query.get("starting_after"), str):
             case.query["starting_after"] = self._execution_id
         return self._tunnel if path.startswith("/pty/") else {}
+
+    def _snapshot(self) -> str:
+        return str(self._post(f"{self._box}/snapshot_disk", {})["id"])
 
     def _reader(self) -> str:
         """An execution that reads its standard input."""

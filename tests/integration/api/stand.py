@@ -38,6 +38,7 @@ from corral.devboxes.service import (
     Sessions,
     SshKeys,
 )
+from corral.devboxes.ssh.keys import Entrance
 from corral.devboxes.vitals import Vitals
 from corral.identity.service import Identity
 from corral.identity.tables import ACCOUNTS, API_KEYS
@@ -161,7 +162,7 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
         files=Files(store, runtime, vitals, calls),
         sessions=sessions,
         tunnels=PtyTunnels(clock, ids, domain="localhost"),
-        ssh_keys=SshKeys(store, clock, ids, None),
+        ssh_keys=SshKeys(store, clock, ids, Entrance("localhost", 2222, "ssh-ed25519 AAAA")),
         health=health,
         architecture="x86_64",
     )
