@@ -102,7 +102,7 @@ async def _check(settings: Settings, only: list[str] | None, *, show: bool) -> l
 
     if settings.runtime is RuntimeName.FAKE:
         with FakeHost(settings.data / "fake") as host:
-            hooks = suite.Hooks(kill=lambda box: host.kill_box(box.id))
+            hooks = suite.Hooks(kill=lambda box: host.kill_box(box.id), stop=lambda box: host.stop_box(box.id))
             runtime = FakeRuntime(host)
             await runtime.start()
             try:

@@ -34,6 +34,7 @@ from corral.devboxes import deadlines, service
 from corral.devboxes.controller import Controller
 from corral.devboxes.followers import Followers
 from corral.devboxes.lifecycle import Lifecycle, Rules
+from corral.devboxes.pulse import Pace
 from corral.devboxes.ssh import identity as ssh_identity
 from corral.devboxes.ssh.keys import Entrance
 from corral.devboxes.ssh.listener import SshListener
@@ -149,7 +150,7 @@ class Daemon:
         await followers.resume()
         sources = Sources(store, available)
         lifecycle = Lifecycle(store, runtime, sources, followers, vitals, clock=clock, rules=self._rules())
-        controller = self._controller(store, feed, runtime, lifecycle, vitals)
+        controller = self._make_controller(store, feed, runtime, lifecycle, vitals)
         owner = TaskOwner("daemon")
         undo.push_async_callback(owner.close)
         controlling = owner.spawn(controller.run(), name="controller")
@@ -239,7 +240,7 @@ class Daemon:
         await listener.start()
         return keys
 
-    def _controller(
+    def _make_controller(
         self, store: Store, feed: events.Feed, runtime: Runtime, lifecycle: Lifecycle, vitals: Vitals
     ) -> Controller:
         settings = self.settings
@@ -253,6 +254,7 @@ class Daemon:
             resync_s=settings.resync_s,
             alerts_s=settings.alerts_s,
             keep_output_s=settings.keep_output_s,
+            pace=Pace(settings.ping_s, settings.guest_limit_s),
         )
 
     def _rules(self) -> Rules:

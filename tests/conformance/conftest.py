@@ -50,7 +50,11 @@ async def fake(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand]
     with FakeHost(tmp_path_factory.mktemp("host")) as host:
         runtime = FakeRuntime(host)
         await runtime.start()
-        hooks = Hooks(kill=lambda box: host.kill_box(box.id), reopen=_restart(lambda: FakeRuntime(host)))
+        hooks = Hooks(
+            kill=lambda box: host.kill_box(box.id),
+            stop=lambda box: host.stop_box(box.id),
+            reopen=_restart(lambda: FakeRuntime(host)),
+        )
         stand = Stand(runtime, lambda box: BoxSpec(box, (), "conformance"), hooks, DIFFERENCES)
         yield stand
         await stand.runtime.close()

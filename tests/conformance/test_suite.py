@@ -75,7 +75,7 @@ async def run_one(
     with FakeHost(root) as host:
         runtime = kind(host)
         await runtime.start()
-        hooks = Hooks(kill=lambda box: host.kill_box(box.id))
+        hooks = Hooks(kill=lambda box: host.kill_box(box.id), stop=lambda box: host.stop_box(box.id))
         (result,) = await conformance.run(runtime, spec_of, [name], hooks=hooks, differences=differences)
         return result
 

@@ -79,6 +79,10 @@ class Settings:
     stops_at_once: Annotated[int, "Boxes that are removed at the same time; more wait their turn."] = 8
     resync_s: Annotated[float, "Seconds between two comparisons of all rows with all boxes on the host."] = 5.0
     alerts_s: Annotated[float, "Seconds between two readings of how near devboxes are to their limits."] = 10.0
+    ping_s: Annotated[float, "Seconds between two questions to the guest of each devbox whether it is there."] = 10.0
+    guest_limit_s: Annotated[
+        float, "Seconds after which a devbox whose guest does not answer them, though it could, has failed."
+    ] = 15.0
     provisioning_limit_s: Annotated[float, "Seconds after which a devbox that still has no box has failed."] = 120.0
     initializing_limit_s: Annotated[float, "Seconds that files and launch commands may take in all."] = 3600.0
     keep_output_s: Annotated[float, "Seconds for which output is kept after the end of its devbox."] = 604800.0

@@ -1,4 +1,4 @@
-"""Keeps every devbox looked at: on wishes, deaths and doubts as they come, and on a comparison of all rows and boxes.
+"""Keeps every devbox looked at: on wishes, deaths and doubts as they come, and in rounds over all rows and boxes.
 
 Owns the reconcile loop of devboxes and its rounds. Must not decide what is done with a devbox (`lifecycle` does).
 """
@@ -18,6 +18,7 @@ from corral.devboxes import rows
 from corral.devboxes.alerts import Alerts
 from corral.devboxes.lifecycle import Lifecycle
 from corral.devboxes.model import ExecutionSource, Observed, Reason
+from corral.devboxes.pulse import Pace, Pulse
 from corral.devboxes.vitals import Vitals
 from corral.runtime.contract import BoxStatus, Runtime, RuntimeFailure
 
@@ -50,6 +51,7 @@ class Controller:
         resync_s: float,
         alerts_s: float,
         keep_output_s: float,
+        pace: Pace,
     ) -> None:
         self._store = store
         self._runtime = runtime
@@ -61,13 +63,15 @@ class Controller:
         self._log = log.get("devboxes.controller")
         self._keys = Reconciler(lifecycle.step, clock=clock, part="devboxes.controller")
         feed.listen(self._heard)
-        vitals.on_doubt = self._keys.poke
+        self._pulse = Pulse(store, runtime, vitals, clock=clock, pace=pace, on_silent=self._keys.poke)
+        vitals.on_doubt = self._doubted
 
     async def run(self) -> None:
         """Work until cancelled; steps that are under way then are cancelled and leave nothing half-made."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keys.run(), name="reconcile devboxes")
             group.create_task(self._hear_deaths(), name="hear of deaths")
+            group.create_task(self._pulse.run(), name="ask guests")
             group.create_task(self._every(self._resync_s, self.resync), name="compare rows and boxes")
             group.create_task(self._every(self._alerts_s, self._alerts.look), name="read the use of limits")
             group.create_task(self._every(_SWEEP_S, self.sweep), name="forget old output")
@@ -120,6 +124,11 @@ class Controller:
             event.kind == "execution.completed" and event.data["source"] != ExecutionSource.EXEC
         ):
             self._keys.poke(event.subject)
+
+    def _doubted(self, devbox_id: str) -> None:
+        """Its box may be dead, which a look tells, or its guest hang, which a question does."""
+        self._keys.poke(devbox_id)
+        self._pulse.hurry(devbox_id)
 
     async def _hear_deaths(self) -> None:
         async for box in self._runtime.deaths():

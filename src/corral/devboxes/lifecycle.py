@@ -25,17 +25,12 @@ from corral.runtime.contract import (
     BoxGone,
     BoxSpec,
     BoxStatus,
-    BoxUnresponsive,
     HostUnfit,
     Layer,
     NoSuchSnapshot,
     Runtime,
     RuntimeFailure,
 )
-
-#: A doubted guest has this many tries, this many seconds apart, to list its root directory.
-_PROBES: Final = 3
-_PROBE_PAUSE_S: Final = 1.0
 
 _MAX_HOSTNAME: Final = 63
 
@@ -119,7 +114,7 @@ class Lifecycle:
         box = await self._inspect(devbox_id)
         if box is None or box.status is BoxStatus.DEAD:
             return await self._mourn(devbox, box)
-        if self._vitals.take_doubt(devbox_id) and not await self._answers(devbox_id):
+        if self._vitals.is_silent(devbox_id):
             return await self._end(devbox, Reason.GUEST_UNRESPONSIVE, "the box lives, but its guest does not answer")
         if devbox.observed is Observed.INITIALIZING:
             return await self._initialize(devbox)
@@ -196,20 +191,6 @@ class Lifecycle:
             return await self._runtime.inspect(devbox_id)
         except BoxGone:
             return None
-
-    async def _answers(self, devbox_id: str) -> bool:
-        for _ in range(_PROBES):
-            try:
-                await self._runtime.list_files(devbox_id, "/")
-            except BoxGone:
-                return True  # dead, not hung: the next look says so
-            except BoxUnresponsive:
-                await self._clock.sleep(_PROBE_PAUSE_S)
-            except RuntimeFailure:
-                return True  # it answered, whatever it said
-            else:
-                return True
-        return False
 
     # -- towards the end
 

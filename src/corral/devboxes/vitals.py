@@ -1,4 +1,4 @@
-"""What this process has seen of each devbox since it started: activity, open commands, doubts.
+"""What this process has seen of each devbox since it started: activity, open commands, silence.
 
 Owns memory only: after a restart every devbox counts as active at that moment. Must not decide what follows from it.
 """
@@ -27,7 +27,7 @@ class Vitals:
         self._clock = clock
         self._start = clock.monotonic()
         self._seen: dict[str, _Vital] = {}
-        self._doubted: set[str] = set()
+        self._silent: set[str] = set()
         self.on_doubt: Callable[[str], None] = lambda _devbox_id: None
 
     def touch(self, devbox_id: str) -> None:
@@ -55,7 +55,6 @@ class Vitals:
 
     def doubt(self, devbox_id: str) -> None:
         """A call to the box failed in a way that its death or a hung guest would explain."""
-        self._doubted.add(devbox_id)
         self.on_doubt(devbox_id)
 
     @contextmanager
@@ -69,16 +68,18 @@ class Vitals:
                 self.doubt(devbox_id)
                 raise
 
-    def take_doubt(self, devbox_id: str) -> bool:
-        """Whether the devbox is doubted; clears it."""
-        doubted = devbox_id in self._doubted
-        self._doubted.discard(devbox_id)
-        return doubted
+    def silence(self, devbox_id: str) -> None:
+        """The devbox's guest has not answered for longer than any guest may."""
+        self._silent.add(devbox_id)
+
+    def is_silent(self, devbox_id: str) -> bool:
+        """Whether that was found; it stays so until the devbox is forgotten."""
+        return devbox_id in self._silent
 
     def forget(self, devbox_id: str) -> None:
         """The devbox has ended."""
         self._seen.pop(devbox_id, None)
-        self._doubted.discard(devbox_id)
+        self._silent.discard(devbox_id)
 
     def _of(self, devbox_id: str) -> _Vital:
         vital = self._seen.get(devbox_id)

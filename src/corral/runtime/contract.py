@@ -71,7 +71,7 @@ class BoxSpec:
 class BoxStatus(enum.StrEnum):
     """What is so on the host."""
 
-    RUNNING = "running"  #: its guest answered when it was created or adopted, and its process 1 lives
+    RUNNING = "running"  #: its guest answered when it was created, and its process 1 lives; `ping` asks the guest
     DEAD = "dead"  #: process 1 has ended; what is left on the host waits for `destroy`
 
 
@@ -382,6 +382,14 @@ class Runtime(ABC):
     @abstractmethod
     async def usage(self, box_id: str) -> Usage:
         """What the box uses now. Raises BoxGone."""
+
+    @abstractmethod
+    async def ping(self, box_id: str, limit_s: float = 5.0) -> None:
+        """Return once the box's guest says that it is there. Cheap for both; no activity of the box.
+
+        Raises BoxGone, BoxUnresponsive (no answer within `limit_s` seconds, though it could have given one) and
+        BoxExhausted (none either, but the box's own commands leave it no turn on the processor: nothing is wrong).
+        """
 
     @abstractmethod
     async def usages(self, box_ids: Sequence[str]) -> dict[str, Usage]:

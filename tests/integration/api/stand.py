@@ -28,6 +28,7 @@ from corral.devboxes.controller import Controller
 from corral.devboxes.deadlines import Limits
 from corral.devboxes.followers import Followers
 from corral.devboxes.lifecycle import Lifecycle, Rules
+from corral.devboxes.pulse import Pace
 from corral.devboxes.service import (
     Devboxes,
     Executions,
@@ -141,6 +142,7 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
         resync_s=5,
         keep_output_s=3600,
         alerts_s=5,
+        pace=Pace(),
     )
     identity = Identity(store, clock, ids)
     key = await identity.ensure_first_key(folder / "api-key") or (folder / "api-key").read_text().strip()

@@ -24,6 +24,7 @@ from corral.devboxes.controller import Controller
 from corral.devboxes.followers import Followers
 from corral.devboxes.lifecycle import Lifecycle, Rules
 from corral.devboxes.model import Devbox, DevboxRequest, Execution, ExecutionStatus, Observed
+from corral.devboxes.pulse import Pace
 from corral.devboxes.vitals import Vitals
 from corral.images.snapshots import Images, SnapshotController, SnapshotRules, Snapshots, Sources
 from corral.runtime.contract import MIB, Runtime, Stream
@@ -48,6 +49,7 @@ class Stack:
     resync_s: float = 0.3
     alerts_s: float = 5
     keep_output_s: float = 3600
+    pace: Pace = field(default_factory=Pace)
     store_class: type[Store] = Store
     runtime: Runtime = field(init=False)
 
@@ -68,7 +70,7 @@ class Stack:
         )
         self.controller = Controller(
             self.store, self.feed, self.runtime, lifecycle, self.vitals, alerts_s=self.alerts_s,
-            clock=self.clock, resync_s=self.resync_s, keep_output_s=self.keep_output_s,
+            clock=self.clock, resync_s=self.resync_s, keep_output_s=self.keep_output_s, pace=self.pace,
         )  # fmt: skip
         self.executions = service.Executions(self.store, self.runtime, self.followers, self.vitals, self.clock)
         self.calls = service.FileCalls(self.store, self.clock)

@@ -9,13 +9,16 @@ import sqlalchemy as sa
 from corral.core import errors
 from corral.devboxes import deadlines, rows
 from corral.devboxes.model import Desired, DevboxRequest, Observed, Reason
+from corral.devboxes.pulse import Pace
 from corral.images.snapshots import Image
 from corral.runtime.contract import (
+    BoxExhausted,
     BoxSpec,
     BoxUnresponsive,
     DeathReason,
     HostExhausted,
     HostUnfit,
+    RuntimeFailure,
     Stream,
 )
 from corral.runtime.fake import FakeHost, FakeRuntime
@@ -188,24 +191,51 @@ async def test_an_unknown_image_fails_the_devbox(cold: Stack) -> None:
 
 
 async def test_a_guest_that_hangs_is_a_failure(cold: Stack, host: FakeHost) -> None:
-    stack = await cold.start()
+    stack = await replace(cold, pace=Pace(every_s=60, limit_s=0.4)).start()
     devbox_id = await stack.running()
-    for call in ("read_file", "list_files"):
-        host.fail(call, BoxUnresponsive("cannot ask box: no answer"), times=10)
+    host.stop_box(devbox_id)
+    host.fail("read_file", BoxUnresponsive("cannot ask box: no answer"))
     with pytest.raises(errors.Unavailable, match="no answer"):
         await stack.files.read_text(ACCOUNT, devbox_id, "a")
     assert (await stack.ends(devbox_id)).reason is Reason.GUEST_UNRESPONSIVE
+    await stack.until(lambda: not host.boxes)
     await stack.stop()
 
 
-async def test_a_guest_that_answers_again_is_kept(stack: Stack, host: FakeHost) -> None:
+async def test_a_guest_that_hangs_unasked_is_a_failure(cold: Stack, host: FakeHost) -> None:
+    stack = await replace(cold, pace=Pace(every_s=0.4, limit_s=0.4)).start()
+    hung, well = await stack.running(), await stack.running()
+    host.stop_box(hung)
+    devbox = await stack.ends(hung)
+    assert (devbox.observed, devbox.reason) == (Observed.FAILURE, Reason.GUEST_UNRESPONSIVE)
+    assert (await stack.devboxes.get(ACCOUNT, well)).observed is Observed.RUNNING
+    await stack.stop()
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [BoxUnresponsive("cannot ask box: no answer")] * 3,  # and then one
+        [BoxExhausted("cannot ask box: it leaves its guest no turn")] * 50,
+    ],
+)
+async def test_a_guest_that_answers_late_or_has_no_turn_is_kept(
+    cold: Stack, host: FakeHost, answers: list[RuntimeFailure]
+) -> None:
+    stack = await replace(cold, pace=Pace(every_s=0.1, limit_s=0.4)).start()
     devbox_id = await stack.running()
-    host.fail("read_file", BoxUnresponsive("cannot ask box: no answer"))
-    host.fail("list_files", BoxUnresponsive("cannot ask box: no answer"))
-    with pytest.raises(errors.Unavailable):
-        await stack.files.read_text(ACCOUNT, devbox_id, "a")
-    await asyncio.sleep(1.5)
+    for answer in answers:
+        host.fail("ping", answer)
+    await asyncio.sleep(1.2)
     assert (await stack.devboxes.get(ACCOUNT, devbox_id)).observed is Observed.RUNNING
+    await stack.stop()
+
+
+async def test_questions_do_not_keep_an_idle_devbox_alive(cold: Stack) -> None:
+    stack = await replace(cold, pace=Pace(every_s=0.05, limit_s=0.4)).start()
+    devbox_id = await stack.running(idle_s=1)
+    assert (await stack.ends(devbox_id)).reason is Reason.IDLE
+    await stack.stop()
 
 
 # -- launch

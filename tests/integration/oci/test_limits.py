@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import time
 from dataclasses import replace
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.runtime.contract import GIB, MIB, BoxStatus, Limits
+from corral.runtime.contract import GIB, MIB, BoxExhausted, BoxStatus, BoxUnresponsive, ExecSpec, Limits
 from corral.runtime.oci.settings import OciSettings
 from tests.integration.oci.conftest import Bench
 
@@ -65,6 +67,44 @@ async def test_a_busy_loop_gets_its_share_of_a_core(bench: Bench) -> None:
     assert ran.code == 124
     used = (await bench.runtime.usage("busy")).cpu_us
     assert 300_000 < used < 1_600_000
+
+
+#: Busy, but every process has its turns.
+SPIN = "import os\nfor _ in range(20):\n  if not os.fork():\n    while True: pass"
+#: The box's root takes process 1's turns on the processor: the surest of the ways in which it gets none.
+STARVE = f"import os\nos.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0))\n{SPIN}"
+#: A fork bomb that works: every task of the box is taken, and all of them spin.
+BOMB = "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"
+#: Memory is taken, killed for, and taken again.
+THRASH = "import os\nwhile True:\n  if not os.fork():\n    x = b'x'\n    while True: x += x\n  os.wait()"
+
+
+@pytest.mark.parametrize("load", [STARVE, BOMB, THRASH], ids=["starve", "bomb", "thrash"])
+async def test_a_guest_without_turns_is_not_one_that_hangs(bench: Bench, load: str) -> None:
+    await bench.box("busy", Limits(cpu=0.25, memory=256 * MIB, pids=1000))
+    await bench.runtime.execute("busy", ExecSpec("load", ("python3", "-c", load), user="root"))
+    await asyncio.sleep(1)
+    starved = 0
+    for _ in range(3):
+        try:
+            await bench.runtime.ping("busy", 1)
+        except BoxExhausted:
+            starved += 1
+        await asyncio.sleep(0.5)
+    assert starved > 0 or load != STARVE
+    assert (await bench.runtime.inspect("busy")).status is BoxStatus.RUNNING
+    async with asyncio.timeout(5):
+        await bench.runtime.destroy("busy")
+
+
+async def test_a_guest_that_is_stopped_hangs_also_in_a_busy_box(bench: Bench) -> None:
+    box = await bench.box("busy", Limits(cpu=0.25))
+    await bench.runtime.execute("busy", ExecSpec("load", ("python3", "-c", SPIN)))
+    await asyncio.sleep(1)
+    os.kill(box.pid, signal.SIGSTOP)
+    await asyncio.sleep(3)  # it too needs a turn to stop
+    with pytest.raises(BoxUnresponsive):
+        await bench.runtime.ping("busy", 1)
 
 
 async def test_shared_memory_is_bounded(bench: Bench) -> None:

@@ -38,8 +38,14 @@ def test_a_call_that_a_dead_box_would_explain_raises_a_doubt() -> None:
     with pytest.raises(errors.WrongState), vitals.watching("a"):
         raise BoxGone("cannot x: y")
     assert heard == ["a"]
-    assert vitals.take_doubt("a") is True
-    assert vitals.take_doubt("a") is False
+
+
+def test_a_silent_guest_stays_so_until_its_devbox_is_forgotten() -> None:
+    vitals = Vitals(ManualClock())
+    vitals.silence("a")
+    assert (vitals.is_silent("a"), vitals.is_silent("b")) == (True, False)
+    vitals.forget("a")
+    assert not vitals.is_silent("a")
 
 
 def test_a_callers_mistake_raises_none() -> None:

@@ -91,11 +91,12 @@ def problem(*kinds: FileProblemKind, what: str) -> Iterator[None]:
 class Hooks:
     """What a check cannot do by the contract alone.
 
-    `kill` ends a box from outside, by default with SIGKILL to its process 1. `reopen` closes the runtime and returns a
-    started one on the same host, by default the same object.
+    `kill` ends a box from outside and `stop` makes its guest hang, by default with SIGKILL and SIGSTOP to its
+    process 1. `reopen` closes the runtime and returns a started one on the same host, by default the same object.
     """
 
     kill: Callable[[Box], None] = lambda box: os.kill(box.pid, signals.SIGKILL)
+    stop: Callable[[Box], None] = lambda box: os.kill(box.pid, signals.SIGSTOP)
     reopen: Callable[[Runtime], Awaitable[Runtime]] | None = None
 
 

@@ -49,6 +49,7 @@ class FakeBox:
     reason: DeathReason | None = None
     executions: dict[str, Execution] = field(default_factory=dict)
     memory_peak: int = 0
+    stopped: bool = False
 
     @property
     def box(self) -> Box:
@@ -89,6 +90,10 @@ class FakeHost:
             self._end(box)
             for tell in list(self._mourners):
                 tell(box.box)
+
+    def stop_box(self, box_id: str) -> None:
+        """From now on the box's guest does not answer when it is greeted."""
+        self.boxes[box_id].stopped = True
 
     def fail(self, call: str, error: BaseException, times: int = 1) -> None:
         """Make the next `times` calls of the runtime's method `call` raise `error` before they do anything."""

@@ -102,6 +102,13 @@ class FakeRuntime(Runtime):
         found = [box for box in known if box is not None and box.reason is None]
         return await asyncio.to_thread(lambda: {box.box.id: _usage(box) for box in found})
 
+    async def ping(self, box_id: str, limit_s: float = 5.0) -> None:
+        await self._enter("ping")
+        if self._live(box_id, "greet the guest of").stopped:
+            await self._clock.sleep(limit_s)
+            message = f"cannot greet the guest of box {box_id!r}: it did not answer within {limit_s:g} s"
+            raise contract.BoxUnresponsive(message)
+
     # -- executions
 
     async def execute(self, box_id: str, spec: ExecSpec) -> None:

@@ -47,6 +47,7 @@ from corral.runtime.spool import ID_PATTERN
 
 LOCK_LIMIT_S: Final = 20.0
 KILL_LIMIT_S: Final = 10.0
+KILL_LOOK_S: Final = 0.1
 #: Runtimes whose records on disk are all they keep: removing the folder is their `delete`, without a process.
 PLAIN_RUNTIMES: Final = frozenset({"crun", "runc"})
 DELETE_LIMIT_S: Final = 30.0
@@ -455,12 +456,12 @@ class Host:
     def _remove(self, folder: Path, process: int | None, found: record.Record | None) -> None:
         # Without a record it is the folder that has the handle: only a whole box's has another.
         handle = found.handle if found is not None else folder.name
+        group = self._group(handle)
         try:
             if process is None and found is not None:
                 process = found.open_process()
             if process is not None:
-                end(process)
-            group = self._group(handle)
+                end(process, group)
             if group.exists():
                 group.remove()
             self._forget(handle)
@@ -585,14 +586,20 @@ def install_guest(source: Path, folder: Path) -> Path:
     return target
 
 
-def end(process: int) -> None:
-    """Kill process 1, and with it all of its PID namespace, and wait until it is gone. Raises OSError (ETIMEDOUT)."""
+def end(process: int, group: Group) -> None:
+    """Kill process 1, and with it all of its PID namespace, and wait until it is gone. Raises OSError (ETIMEDOUT).
+
+    Process 1 needs turns on the processor to end. Where the box's own processes leave it none, they are killed first.
+    """
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(process, signal.SIGKILL)
     waiter = select.poll()
     waiter.register(process, select.POLLIN)
-    if not waiter.poll(KILL_LIMIT_S * 1000):
-        raise OSError(errno.ETIMEDOUT, f"process 1 did not end within {KILL_LIMIT_S:.0f} s of SIGKILL")
+    for _ in range(round(KILL_LIMIT_S / KILL_LOOK_S)):
+        if waiter.poll(KILL_LOOK_S * 1000):
+            return
+        group.kill()
+    raise OSError(errno.ETIMEDOUT, f"process 1 did not end within {KILL_LIMIT_S:.0f} s of SIGKILL")
 
 
 def remove_tree(path: Path) -> None:

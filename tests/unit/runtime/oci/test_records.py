@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from corral.runtime.cgroup.group import Group
+from corral.runtime.cgroup.layout import Layout, Mode
 from corral.runtime.contract import BoxSpec, HostExhausted, HostUnfit, Limits
 from corral.runtime.linux import mounts
 from corral.runtime.oci import record, wire
@@ -51,7 +53,7 @@ def test_a_living_process_is_found_again_and_an_ended_one_is_not() -> None:
         found = Record.of(SPEC, 1).living(process.pid)
         fd = found.open_process()
         assert fd is not None
-        end(fd)
+        end(fd, Group(Layout(Mode.NONE, {}), "parent", "box"))
         os.close(fd)
         # A zombie, still with its number.
         assert found.open_process() is None

@@ -12,6 +12,7 @@ from corral.runtime.contract import (
     BoxExists,
     BoxGone,
     BoxStatus,
+    BoxUnresponsive,
     ExecSpec,
     NoSuchExecution,
     Stream,
@@ -31,6 +32,7 @@ def calls_on(bench: Bench, box: str) -> dict[str, Callable[[], Awaitable[object]
     runtime, size = bench.runtime, TerminalSize()
     return {
         "usage": lambda: runtime.usage(box),
+        "ping": lambda: runtime.ping(box),
         "execute": lambda: runtime.execute(box, bench.command("true")),
         "signal": lambda: runtime.signal(box, "exe_none", 15),
         "write_stdin": lambda: runtime.write_stdin(box, "exe_none", b"x"),
@@ -200,6 +202,24 @@ async def many_boxes_are_measured_at_once(bench: Bench) -> None:
     expect(found[boxes[0]].pids > found[boxes[1]].pids, "a command is not among the tasks of its box")
     await bench.runtime.signal(boxes[0], sleeper, 9)
     expect_equal(await bench.runtime.usages([]), {}, "nothing of nothing")
+
+
+@GROUP.check
+async def a_guest_that_hangs_is_told_from_one_that_answers(bench: Bench) -> None:
+    """`ping` returns while the guest answers; once it hangs it raises BoxUnresponsive in time; `destroy` works."""
+    box, other = await bench.box(), await bench.box()
+    await asyncio.gather(*[bench.runtime.ping(one) for one in (box, other) * 4])
+    bench.hooks.stop(await bench.runtime.inspect(box))
+    start = bench.clock.monotonic()
+    with raises(BoxUnresponsive, "ping of a guest that hangs"):
+        await bench.runtime.ping(box, 0.5)
+    took = bench.clock.monotonic() - start
+    expect(took < 5, f"the ping with a limit of 0.5 s took {took:.1f} s")
+    await bench.runtime.ping(other)
+    expect_equal((await bench.runtime.inspect(box)).status, BoxStatus.RUNNING, "a box whose guest hangs")
+    await bench.runtime.destroy(box)
+    with raises(BoxGone, "ping after destroy"):
+        await bench.runtime.ping(box)
 
 
 @GROUP.check
