@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from bench.leftovers import gone, traces
 
-from corral.runtime.contract import MIB, BoxExists, BoxGone, BoxStatus, DeathReason, HostUnfit, Limits, Stream
+from corral.runtime.contract import MIB, BoxExists, BoxGone, BoxStatus, DeathReason, ExecSpec, HostUnfit, Limits, Stream
 from corral.runtime.oci.driver import OciRuntime
 from corral.runtime.oci.settings import OciSettings
 from tests.integration.oci.conftest import Bench
@@ -179,6 +179,26 @@ async def test_a_box_that_dies_while_the_server_is_away_is_dead(bench: Bench) ->
     bench.runtime = OciRuntime(bench.settings)
     await bench.runtime.start()
     assert [found.status for found in await bench.runtime.boxes()] == [BoxStatus.DEAD]
+
+
+async def test_commands_leave_no_connection_behind(bench: Bench) -> None:
+    """However they are followed: after their end, as quick ones are, or never, until their box goes."""
+
+    def connections() -> int:
+        return sum(entry.is_socket() for entry in Path("/proc/self/fd").iterdir())
+
+    await bench.box("box")
+    before = connections()
+    for number in range(10):
+        await bench.runtime.execute("box", ExecSpec(f"quick{number}", ("true",)))
+        while not (bench.places.spool / "box" / f"quick{number}.status").read_text():
+            await asyncio.sleep(0.01)
+        assert [one.result is not None async for one in bench.runtime.follow("box", f"quick{number}")][-1]
+    assert connections() == before
+    for number in range(10):
+        await bench.runtime.execute("box", ExecSpec(f"alone{number}", ("true",)))
+    await bench.runtime.destroy("box")
+    assert connections() == before
 
 
 async def test_a_killed_launcher_is_replaced(bench: Bench) -> None:

@@ -155,6 +155,7 @@ class OciRuntime(Runtime):
         self._host.abort(box_id)
         async with self._locked(box_id):
             await self._host.remove(box_id)
+        await self._drop_handed_on(box_id)
         await asyncio.to_thread(self._lose_all, box_id)
 
     async def boxes(self) -> list[Box]:
@@ -283,6 +284,11 @@ class OciRuntime(Runtime):
         if len(self._handed_on) > HANDED_ON:
             await self._handed_on.pop(next(iter(self._handed_on))).close()
 
+    async def _drop_handed_on(self, box_id: str) -> None:
+        """Close what was kept for commands of a box that has ended."""
+        for key in [key for key in self._handed_on if key[0] == box_id]:
+            await self._handed_on.pop(key).close()
+
     async def _known(self, guest: GuestClient, box_id: str, exec_id: str) -> bool:
         """Whether an execution with a spool was started."""
         if self._spool.result(box_id, exec_id) is not None:
@@ -298,9 +304,13 @@ class OciRuntime(Runtime):
         if not self._spool.known(box_id, exec_id):
             message = f"cannot follow execution {exec_id}: box {box_id} has none of this id"
             raise NoSuchExecution(message)
-        if self._spool.result(box_id, exec_id) is None:
+        following = self._handed_on.pop((box_id, exec_id), None)
+        if self._spool.result(box_id, exec_id) is not None:
+            if following is not None:
+                await following.close()
+        else:
             try:
-                async for progress in self._events(box_id, exec_id):
+                async for progress in self._events(box_id, exec_id, following):
                     yield progress
             except (BoxGone, NoSuchExecution):
                 await self._wait_for_death(box_id)
@@ -313,9 +323,8 @@ class OciRuntime(Runtime):
             self._spool.mark_lost(box_id, exec_id)
         yield self._progress(box_id, exec_id, ended=True)
 
-    async def _events(self, box_id: str, exec_id: str) -> AsyncIterator[Progress]:
+    async def _events(self, box_id: str, exec_id: str, following: Following | None) -> AsyncIterator[Progress]:
         """Growth until the guest says that it has ended. What counts is the spool, not the guest's numbers."""
-        following = self._handed_on.pop((box_id, exec_id), None)
         async with following or await self._guest(box_id).wait(exec_id) as following:
             async for event in following.events():
                 if event.result is not None:
@@ -443,6 +452,7 @@ class OciRuntime(Runtime):
             os.close(living.process)
         found: record.Record = living.record
         reason = self._host.reason(found, status)
+        await self._drop_handed_on(found.id)
         await asyncio.to_thread(self._lose_all, found.id)
         self._deaths.put_nowait(Box(found.id, BoxStatus.DEAD, reason=reason))
 
