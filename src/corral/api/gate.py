@@ -97,6 +97,12 @@ class Gate:
             await self._handle(route, account_id, scope, incoming, answer)
         except ClientDisconnect:
             return  # nobody is there to be answered
+        except asyncio.CancelledError:
+            if answer.started or not self.drain.begun:
+                raise
+            # By `close`. Unanswered it would be a 500 without words, which clients take for a fault.
+            stopping = errors.Unavailable(f"cannot {does}: the server is stopping", remedy="ask again")
+            await self._fail(answer, does, scope["path"], stopping)
         except Exception as error:  # noqa: BLE001 - what is no known problem is answered as 500 and logged
             await incoming.discard(scope)
             await self._fail(answer, does, scope["path"], error)

@@ -121,10 +121,14 @@ class Followers:
     async def begin(self, account_id: str, admit: Admission, how: Start = USUAL) -> Execution:
         """Commit the wish that `admit` writes, start its command and follow it; return once it runs or is queued.
 
-        A caller that is cancelled does not stop this. Raises what `admit` raises, and why the command did not start.
+        A caller that is cancelled does not stop this. Raises what `admit` raises, why the command did not start, and
+        errors.Unavailable when the server stops meanwhile: whether it was started is not known then.
         """
         task = self._tasks.spawn(self._admit_and_start(account_id, admit, how), name="start execution")
-        return await asyncio.shield(task)
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise errors.Unavailable("cannot start this: the server is stopping; ask again")
+        return task.result()
 
     async def launch(self, account_id: str, devbox_id: str, wish: Wish) -> Execution:
         """`begin` for the controller: in any state of the devbox. The wish's command id makes it safe to repeat."""

@@ -166,3 +166,19 @@ async def test_a_terminal_is_refused_with_the_same_errors_as_other_routes(stand:
             await attach(stand, path, key)
         assert refused.value.response.status_code == status
         assert json.loads(refused.value.response.body)["code"] == status
+
+
+async def test_a_request_that_outlasts_the_grace_of_a_stop_is_told_to_ask_again(tmp_path: Path) -> None:
+    with FakeHost(tmp_path / "host") as host:
+        async with standing(tmp_path, host) as stand:
+            devbox_id = await stand.devbox()
+            with host.held("execute"):
+                path = f"/v1/devboxes/{devbox_id}/execute"
+                asked = asyncio.create_task(stand.client.post(path, json={"command": "true"}))
+                while not stand.gate.tasks:
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.1)
+                await stand.listener.stop(grace_s=0.2)
+                answer = await asyncio.wait_for(asked, 5)
+    assert (answer.status_code, answer.json()["kind"]) == (503, "unavailable")
+    assert answer.json()["message"] == "cannot execute command: the server is stopping; ask again"

@@ -182,6 +182,21 @@ async def test_a_stop_ends_those_who_wait_for_output(cold: Stack) -> None:
     await asyncio.wait_for(following, 2)
 
 
+async def test_a_stop_tells_those_whose_command_is_being_started(cold: Stack, host: FakeHost) -> None:
+    stack = await cold.start()
+    devbox_id = await stack.running()
+    with host.held("execute"):
+        starting = asyncio.ensure_future(stack.executions.start(ACCOUNT, devbox_id, "echo once", command_id="c"))
+        await asyncio.sleep(0.1)
+        await stack.stop()
+        with pytest.raises(errors.Unavailable, match="the server is stopping; ask again"):
+            await asyncio.wait_for(starting, 2)
+    stack = await cold.start()
+    again = await stack.executions.start(ACCOUNT, devbox_id, "echo once", command_id="c")
+    assert stack.stdout(await stack.completed(again)) == "once\n"
+    await stack.stop()
+
+
 async def test_a_full_disk_delays_the_end_of_a_command_and_loses_nothing(cold: Stack) -> None:
     class Full(Store):
         full = False

@@ -15,7 +15,17 @@ from pathlib import Path
 import pytest
 from bench.leftovers import gone, traces
 
-from corral.runtime.contract import MIB, BoxExists, BoxGone, BoxStatus, DeathReason, ExecSpec, HostUnfit, Limits, Stream
+from corral.runtime.contract import (
+    MIB,
+    BoxExists,
+    BoxGone,
+    BoxStatus,
+    DeathReason,
+    ExecSpec,
+    HostUnfit,
+    Limits,
+    Stream,
+)
 from corral.runtime.oci.driver import OciRuntime
 from corral.runtime.oci.settings import OciSettings
 from tests.integration.oci.conftest import Bench

@@ -323,9 +323,9 @@ class OciRuntime(Runtime):
             self._spool.mark_lost(box_id, exec_id)
         yield self._progress(box_id, exec_id, ended=True)
 
-    async def _events(self, box_id: str, exec_id: str, following: Following | None) -> AsyncIterator[Progress]:
+    async def _events(self, box_id: str, exec_id: str, kept: Following | None) -> AsyncIterator[Progress]:
         """Growth until the guest says that it has ended. What counts is the spool, not the guest's numbers."""
-        async with following or await self._guest(box_id).wait(exec_id) as following:
+        async with kept or await self._guest(box_id).wait(exec_id) as following:
             async for event in following.events():
                 if event.result is not None:
                     return
