@@ -126,6 +126,15 @@ class Corral(Adapter):
                 return int(line.split()[1]) * 1024
         return 0
 
+    def files(self) -> int:
+        """How many files the server process has open."""
+        return len(list(Path(f"/proc/{self._process.pid}/fd").iterdir()))
+
+    def cpu_s(self) -> float:
+        """Processor seconds of the server process so far."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(int(field) for field in fields[11:13]) / os.sysconf("SC_CLK_TCK")
+
     async def settle(self) -> None:
         for _ in range(6000):
             left = any((self.data / "boxes").iterdir())
