@@ -51,6 +51,7 @@ class Stack:
     keep_output_s: float = 3600
     pace: Pace = field(default_factory=Pace)
     store_class: type[Store] = Store
+    runtime_class: type[FakeRuntime] = FakeRuntime
     runtime: Runtime = field(init=False)
 
     async def start(self, *, control: bool = True) -> Stack:
@@ -59,7 +60,7 @@ class Stack:
         await asyncio.to_thread(migrate.upgrade, database)
         self.feed = events.Feed()
         self.store = self.store_class(database, self.feed)
-        self.runtime = FakeRuntime(self.host)
+        self.runtime = self.runtime_class(self.host)
         await self.runtime.start()
         ids, self.vitals = Ids(self.clock), Vitals(self.clock)
         self.followers = Followers(self.store, self.runtime, self.vitals, clock=self.clock, ids=ids, output_limit=MIB)

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from corral.core import errors
-from corral.devboxes import deadlines, rows
+from corral.devboxes import deadlines, pulse, rows
 from corral.devboxes.model import Desired, DevboxRequest, Observed, Reason
 from corral.devboxes.pulse import Pace
 from corral.images.snapshots import Image
@@ -228,6 +228,27 @@ async def test_a_guest_that_answers_late_or_has_no_turn_is_kept(
         host.fail("ping", answer)
     await asyncio.sleep(1.2)
     assert (await stack.devboxes.get(ACCOUNT, devbox_id)).observed is Observed.RUNNING
+    await stack.stop()
+
+
+async def test_guests_are_asked_in_turn_and_no_faster_than_the_pace(
+    cold: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulse, "_PER_S", 20)
+    asked: list[tuple[float, str]] = []
+
+    class Counting(FakeRuntime):
+        async def ping(self, box_id: str, limit_s: float = 5.0) -> None:
+            asked.append((stack.clock.monotonic(), box_id))
+            await super().ping(box_id, limit_s)
+
+    stack = await replace(cold, pace=Pace(every_s=1, limit_s=1), runtime_class=Counting).start()
+    devboxes = {await stack.running() for _ in range(30)}
+    asked.clear()
+    await asyncio.sleep(3.5)
+    assert {devbox_id for _, devbox_id in asked} == devboxes
+    times = [moment for moment, _ in asked]
+    assert max(sum(0 <= other - moment < 1 for other in times) for moment in times) <= 22
     await stack.stop()
 
 
