@@ -18,7 +18,7 @@ from typing import Final
 
 import pytest
 
-from tests.harness.server import Server
+from tests.harness.server import Server, free_port
 from tests.integration.clients import install
 
 LIMIT_S: Final = 540
@@ -32,7 +32,6 @@ NOT_OFFERED: Final = {
     "*mcp_config.Test*": "cannot use gateways",
     "*network_policy.Test*": "cannot use network policies",
     "*secret.Test*": "cannot use secrets",
-    "*snapshot.Test*": "cannot use disk snapshots",
     "*storage_object.Test*": "cannot use objects",
     "*scenario.Test*": "cannot use scenarios",
     "*scenario.*_with_blueprint": "cannot use blueprints",
@@ -43,17 +42,13 @@ NOT_OFFERED: Final = {
     "test_blueprints.*blueprint_and_await_build*": "cannot use blueprints",
     "test_blueprints.*blueprint_with_secret*": "cannot use blueprints",
     "test_blueprints.*base_blueprint_by_name*": "there is no blueprint",
-    "test_snapshots.test_snapshot_devbox*": "cannot use disk snapshots",
     "test_scenarios_benchmarks.test_create_scenario*": "cannot use scenarios",
     "test_devboxes.test_await_suspended*": "cannot suspend devbox",
     "*devbox.*.test_suspend_and_resume": "cannot suspend devbox",
     "*devbox.*.test_resume_async": "cannot suspend devbox",
-    "*devbox.*.test_create_ssh_key": "cannot create SSH key",
     "*devbox.*.test_enable_tunnel": "cannot enable tunnel",
     "*devbox.*.test_create_with_tunnel_param": "tunnel: this server does not offer it",
     "*devbox.*.test_create_from_blueprint_*": "cannot use blueprints",
-    "*devbox.*.test_create_from_snapshot": "cannot use disk snapshots",
-    "*devbox.*.test_snapshot_disk*": "cannot use disk snapshots",
 }
 
 #: Tests that use what an earlier one of these could not make.
@@ -62,7 +57,6 @@ FOLLOWERS: Final = (
     "test_scenarios_benchmarks.test_score_*",
     "test_scenarios_benchmarks.test_create_benchmark_*",
     "test_blueprints.*base_blueprint_by_id*",
-    "test_snapshots.test_launch_devbox_from_snapshot*",
 )
 
 #: Passes in spite of the patterns above: it wants an error.
@@ -86,7 +80,8 @@ class Outcome:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("suites") / "data", runtime="oci") as one:
+    env = {"CORRAL_SSH_LISTEN": f"127.0.0.1:{free_port()}"}
+    with Server(tmp_path_factory.mktemp("suites") / "data", runtime="oci", env=env) as one:
         yield one
 
 

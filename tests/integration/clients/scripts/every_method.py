@@ -57,6 +57,7 @@ CREATE = {"name": "all", "metadata": {"a": "b"}, "environment_variables": {"A": 
 SCOPES = [{"resource_type": "RESOURCE_TYPE_DEVBOXES", "access_level": "ACCESS_LEVEL_READ"}]
 #: Named shells are gone from the client 3.
 SHELL = {"shell_name": "main"} if "shell_name" in inspect.signature(DevboxesResource.execute).parameters else {}
+SNAPSHOT = {"name": "snapshot", "commit_message": "all of it", "metadata": {"a": "b"}}
 LINES = "seq 1 250 | tee /dev/stderr"
 
 
@@ -81,6 +82,10 @@ class Scene:
             time.sleep(0.02)
         return devbox_id
 
+    def snapshot(self) -> str:
+        snapshot_id: str = self.api.devboxes.snapshot_disk(self.box, **SNAPSHOT).id
+        return snapshot_id
+
     def begun(self, command: str, **more: Any) -> dict[str, str]:
         made = self.api.devboxes.execute_async(self.box, command=command, **more)
         return {"execution_id": made.execution_id, "devbox_id": self.box}
@@ -101,9 +106,18 @@ SCENES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "apikeys.create": lambda _: {"name": "key", "expires_at_ms": FUTURE_MS},
     "restricted_keys.create": lambda _: {"name": "key", "expires_at_ms": FUTURE_MS, "scopes": SCOPES},
     "devboxes.create": lambda _: CREATE,
-    "devboxes.create_and_await_running": lambda _: CREATE,
+    "devboxes.create_and_await_running": lambda s: {**CREATE, "snapshot_id": s.snapshot()},
     "devboxes.await_running": lambda s: {"id": s.new()},
     "devboxes.retrieve": lambda s: {"id": s.failed()},
+    "devboxes.snapshot_disk": lambda s: {"id": s.box, **SNAPSHOT},
+    "devboxes.snapshot_disk_async": lambda s: {"id": s.box, **SNAPSHOT},
+    "devboxes.list_disk_snapshots": lambda s: {"devbox_id": s.box, "limit": 2},
+    "devboxes.delete_disk_snapshot": lambda s: {"id": s.snapshot()},
+    "devboxes.disk_snapshots.list": lambda s: {"devbox_id": s.box, "limit": 2},
+    "devboxes.disk_snapshots.update": lambda s: {"snapshot_id": s.snapshot(), "name": "again"},
+    "devboxes.disk_snapshots.delete": lambda s: {"id": s.snapshot()},
+    "devboxes.disk_snapshots.query_status": lambda s: {"id": s.snapshot()},
+    "devboxes.disk_snapshots.await_completed": lambda s: {"id": s.snapshot()},
     "devboxes.update": lambda s: {"id": s.box, "name": "scene", "metadata": {"a": "b"}},
     "devboxes.list": lambda _: {"limit": 3},
     "devboxes.keep_alive": lambda s: {"id": s.box},
@@ -139,7 +153,7 @@ LEFT_OUT = {"devboxes.await_suspended": "waits for what only suspend brings abou
 #: Fields that no answer has here, with the reason.
 NEVER = {
     "DevboxView.blueprint_id": "blueprints are not offered",
-    "DevboxView.snapshot_id": "snapshots are not offered",
+    "DevboxSnapshotView.source_blueprint_id": "blueprints are not offered",
     "DevboxView.tunnel": "tunnels to ports are not offered",
     "DevboxView.gateway_specs": "gateways are not offered",
     "DevboxView.mcp_specs": "the MCP hub is not offered",
