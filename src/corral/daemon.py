@@ -162,8 +162,9 @@ class Daemon:
             runtime, executions, followers, vitals, clock=clock, idle_s=settings.session_idle_s
         )
         owner.spawn(sessions.run(), name="sessions")
-        devboxes = service.Devboxes(store, feed, runtime, executions, vitals, SnapshotRules(), clock=clock, ids=ids)
-        copies = SnapshotController(store, feed, runtime, clock=clock, at_once=settings.starts_at_once)
+        rules = SnapshotRules(available, clock=clock, ids=ids)
+        devboxes = service.Devboxes(store, feed, runtime, executions, vitals, rules, clock=clock, ids=ids)
+        copies = SnapshotController(store, feed, runtime, devboxes, clock=clock, at_once=settings.starts_at_once)
         copying = owner.spawn(copies.run(), name="snapshots")
         ssh_keys = await self._start_ssh(undo, store, feed, executions, service.Ports(store, runtime, vitals), ids)
         gate = app.build(
@@ -171,7 +172,7 @@ class Daemon:
             clock=clock,
             identity=identity,
             devboxes=devboxes,
-            snapshots=Snapshots(store, feed, devboxes, sources, clock=clock, ids=ids),
+            snapshots=Snapshots(store, feed, devboxes, rules, clock=clock),
             tails=service.LogTails(store, feed, runtime, executions, followers, calls, clock=clock),
             executions=executions,
             files=service.Files(store, runtime, vitals, calls),

@@ -72,6 +72,57 @@ class DevboxInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """A snapshot as the server saw it. `size` in bytes, None until it is made; `message` says why it was not."""
+
+    id: str
+    devbox_id: str
+    name: str | None
+    status: str
+    message: str
+    size: int | None
+    created_at_ms: int
+    metadata: Mapping[str, str]
+    raw: Wire = field(repr=False)
+
+    @classmethod
+    def from_wire(cls, wire: Wire) -> SnapshotInfo:
+        """Raises BadAnswer when the answer is not a snapshot."""
+        try:
+            return cls(
+                id=wire["id"],
+                devbox_id=wire["source_devbox_id"],
+                name=wire.get("name"),
+                status=wire["status"],
+                message=wire.get("error_message") or "",
+                size=wire.get("size_bytes"),
+                created_at_ms=wire["create_time_ms"],
+                metadata=wire.get("metadata") or {},
+                raw=wire,
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise errors.BadAnswer(f"cannot understand snapshot: {error!r} in the answer") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Relative:
+    """A devbox in a tree of forks; `parent_id` is the one whose disk it began as, None at the root."""
+
+    id: str
+    parent_id: str | None
+    name: str | None
+    status: str
+
+    @classmethod
+    def from_wire(cls, wire: Wire) -> Relative:
+        """Raises BadAnswer when the answer is not a devbox of a tree."""
+        try:
+            return cls(wire["id"], wire.get("parent_id"), wire.get("name"), wire["status"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise errors.BadAnswer(f"cannot understand lineage: {error!r} in the answer") from error
+
+
+@dataclass(frozen=True, slots=True)
 class ExecutionInfo:
     """A command in a devbox as the server saw it. `stdout` and `stderr` are tails; cut ones have more before.
 

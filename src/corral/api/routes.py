@@ -178,6 +178,10 @@ def _devboxes(on: DevboxRoutes) -> Iterator[Route]:
         query=("force",),
         errors=(404, 409),
     )
+    yield _post(
+        f"{_DEVBOX}/fork", on.fork, WRITE, "fork devbox", answers=views.ForkView, replay=True, errors=(404, 429)
+    )
+    yield _get(f"{_DEVBOX}/lineage", on.lineage, READ, "show lineage", answers=views.LineageView, errors=(404,))
     yield _post(f"{_DEVBOX}/keep_alive", on.keep_alive, WRITE, "keep devbox alive", answers=dict, errors=(404,))
     yield _get(f"{_DEVBOX}/usage", on.usage, READ, "show usage", answers=views.UsageView, errors=(404,))
     one = ("execution_id", "shell_name")

@@ -32,6 +32,9 @@ from corral.runtime.contract import (
     RuntimeFailure,
 )
 
+#: Between two looks at a copy that a box is to begin as.
+_COPY_PAUSE_S: Final = 0.03
+
 _MAX_HOSTNAME: Final = 63
 
 _TO_RUNNING: Final = rows.Step((Observed.RUNNING,))
@@ -60,8 +63,11 @@ class Source(Protocol):
 class Sources(Protocol):
     """Where boxes come from."""
 
-    async def find(self, devbox: Devbox) -> Source:
-        """What the devbox's box begins as. Raises errors.CorralError when it is not there."""
+    async def find(self, devbox: Devbox) -> Source | None:
+        """What the devbox's box begins as; None while that is being copied.
+
+        Raises errors.CorralError when it is not there, and will not be.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,8 @@ class Lifecycle:
             source = await self._sources.find(devbox)
         except errors.CorralError as problem:
             return await self._end(devbox, Reason.START_FAILED, problem.message)
+        if source is None:
+            return _COPY_PAUSE_S
         try:
             async with self._starts:
                 await self._make_box(devbox, source)

@@ -95,6 +95,18 @@ class Devbox:
     created_at_ms: int
     ended_at_ms: int | None
     transitions: tuple[Transition, ...]
+    parent_id: str | None = None  #: the devbox whose disk it began as a copy of
+
+
+@dataclass(frozen=True, slots=True)
+class Relative:
+    """A devbox in a tree of those that began as copies of one another."""
+
+    id: str
+    parent_id: str | None
+    name: str | None
+    status: Observed
+    created_at_ms: int
 
 
 class ExecutionStatus(enum.StrEnum):

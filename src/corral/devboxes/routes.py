@@ -143,6 +143,18 @@ class DevboxRoutes:
         """End the devbox for good, in any state. Answers with `shutdown` at once; repeating it is harmless."""
         return views.devbox_view(await self._devboxes.shutdown(params.account_id(request), devbox_id, force=force))
 
+    async def fork(self, request: Request, devbox_id: DevboxId, body: wire.ForkBody) -> views.ForkView:
+        """Create devboxes that begin as this one's disk is now; it goes on running."""
+        made = await self._devboxes.fork(
+            params.account_id(request), devbox_id, body.count, name=body.name, metadata=body.metadata
+        )
+        return views.ForkView(devboxes=[views.devbox_view(devbox) for devbox in made])
+
+    async def lineage(self, request: Request, devbox_id: DevboxId) -> views.LineageView:
+        """Which devboxes began as copies of which, in the tree that this one is in."""
+        found = await self._devboxes.lineage(params.account_id(request), devbox_id)
+        return views.LineageView(devboxes=[views.relative_view(relative) for relative in found])
+
     async def keep_alive(self, request: Request, devbox_id: DevboxId, body: Nothing) -> dict[str, Any]:
         """Count this moment as activity for the idle policy."""
         await self._devboxes.keep_alive(params.account_id(request), devbox_id)

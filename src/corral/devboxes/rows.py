@@ -14,10 +14,23 @@ import sqlalchemy as sa
 
 from corral.core import errors, events
 from corral.devboxes import file_calls
-from corral.devboxes.model import ENDED, Desired, Devbox, DevboxRequest, Observed, Page, Reason, Transition
+from corral.devboxes.model import (
+    ENDED,
+    Desired,
+    Devbox,
+    DevboxRequest,
+    Observed,
+    Page,
+    Reason,
+    Relative,
+    Transition,
+)
 from corral.devboxes.tables import DEVBOXES, METADATA, SSH_KEYS, devbox_from_row, request_to_json
 
 MAX_PAGE: Final = 5000
+
+#: Devboxes of one tree that are listed.
+MOST_RELATIVES: Final = 1000
 
 #: Metadata keys, or values of a key, on one page unless told otherwise: each costs an index search.
 METADATA_PAGE: Final = 1000
@@ -36,7 +49,15 @@ _SWAP: Final = sa.update(DEVBOXES).where(_C.id == sa.bindparam("key"), _C.versio
 _FORGET_SSH_KEYS: Final = SSH_KEYS.delete().where(SSH_KEYS.c.devbox_id == sa.bindparam("key"))
 
 
-def insert(connection: sa.Connection, devbox_id: str, account_id: str, request: DevboxRequest, at_ms: int) -> Devbox:
+def insert(
+    connection: sa.Connection,
+    devbox_id: str,
+    account_id: str,
+    request: DevboxRequest,
+    at_ms: int,
+    *,
+    parent_id: str | None = None,
+) -> Devbox:
     """Write the wish for a devbox, and the event of it."""
     start = Transition(Observed.PROVISIONING, at_ms, Reason.STARTING)
     values = {
@@ -55,6 +76,7 @@ def insert(connection: sa.Connection, devbox_id: str, account_id: str, request: 
         "output_kept": True,
         "transitions": [_stored(start)],
         "version": 0,
+        "parent_id": parent_id,
     }
     seq = connection.execute(_INSERT, values).scalar_one()
     _insert_metadata(connection, account_id, seq, request.metadata)
@@ -206,6 +228,34 @@ def _distinct(
             break
         found.append(last)
     return Page(items=tuple(found[:limit]), has_more=len(found) > limit, total=None)
+
+
+def begins_as(connection: sa.Connection, snapshot_id: str) -> bool:
+    """Whether a devbox still waits for a box that begins as the snapshot."""
+    origin = DEVBOXES.c.request["snapshot_id"].as_string()
+    starting = (_C.ended_at_ms.is_(None), _C.observed == Observed.PROVISIONING.value)
+    return connection.execute(sa.select(_C.id).where(*starting, origin == snapshot_id).limit(1)).first() is not None
+
+
+def relatives(connection: sa.Connection, devbox: Devbox) -> list[Relative]:
+    """The tree that a devbox is in, parents before children, at most MOST_RELATIVES below its root."""
+    root = devbox
+    for _ in range(MOST_RELATIVES):
+        parent = find(connection, root.parent_id) if root.parent_id is not None else None
+        if parent is None or parent.account_id != devbox.account_id:
+            break
+        root = parent
+    name, status = root.request.name, root.observed
+    found = [Relative(root.id, root.parent_id, name, status, root.created_at_ms)]
+    for one in found:
+        query = sa.select(_C.id, _C.parent_id, _C.name, _C.observed, _C.created_at_ms).where(_C.parent_id == one.id)
+        found += [
+            Relative(row.id, row.parent_id, row.name, Observed(row.observed), row.created_at_ms)
+            for row in connection.execute(query.order_by(_C.seq).limit(MOST_RELATIVES - len(found) + 1))
+        ]
+        if len(found) > MOST_RELATIVES:
+            break
+    return found[:MOST_RELATIVES]
 
 
 def live(connection: sa.Connection) -> dict[str, Observed]:

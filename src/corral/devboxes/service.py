@@ -7,6 +7,7 @@ Must not ask the runtime to change a box's life.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 import sqlalchemy as sa
@@ -29,6 +30,7 @@ from corral.devboxes.model import (
     Observed,
     Page,
     Reason,
+    Relative,
     Usage,
 )
 from corral.devboxes.ports import Ports
@@ -63,8 +65,11 @@ _BY_API: Final = rows.Step((Observed.SHUTDOWN,), Reason.API_SHUTDOWN, desired=De
 class Snapshots(Protocol):
     """What devboxes have to know of snapshots. Each call runs in the transaction of its caller."""
 
-    def require(self, connection: sa.Connection, account_id: str, snapshot_id: str) -> None:
-        """Raise errors.CorralError unless the account's devboxes can begin as it."""
+    def require(self, connection: sa.Connection, account_id: str, snapshot_id: str) -> str:
+        """The devbox that it is of. Raises errors.CorralError unless the account's devboxes can begin as it."""
+
+    def begin(self, connection: sa.Connection, devbox: Devbox) -> str:
+        """Have the devbox copied for others that are made in this transaction; the snapshot goes once they run."""
 
     def in_progress(self, connection: sa.Connection, devbox_id: str) -> bool:
         """Whether the devbox is about to be copied."""
@@ -109,14 +114,63 @@ class Devboxes:
         devbox_id = self._ids.new("dbx")
 
         def insert(connection: sa.Connection) -> Devbox:
+            parent_id = None
             if request.snapshot_id is not None:
-                self._snapshots.require(connection, account_id, request.snapshot_id)
-            devbox = rows.insert(connection, devbox_id, account_id, request, self._clock.now_ms())
+                parent_id = self._snapshots.require(connection, account_id, request.snapshot_id)
+            now_ms = self._clock.now_ms()
+            devbox = rows.insert(connection, devbox_id, account_id, request, now_ms, parent_id=parent_id)
             if also is not None:
                 also(connection, devbox)
             return devbox
 
         return await self._store.write(insert)
+
+    async def fork(
+        self,
+        account_id: str,
+        devbox_id: str,
+        count: int,
+        *,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> tuple[Devbox, ...]:
+        """Record the wish for `count` devboxes that begin as this one's disk is at a moment soon after this call.
+
+        They have its size, environment and user, and identities of their own; none of its processes. What it did at
+        its launch is on the disk and not done again, but its entrypoint runs. `name` and `metadata` None are its own.
+        Raises errors.WrongState when it does not run.
+        """
+        new = [self._ids.new("dbx") for _ in range(count)]
+
+        def insert(connection: sa.Connection) -> tuple[Devbox, ...]:
+            rows.require_running(connection, account_id, devbox_id, "fork")
+            parent = rows.get(connection, account_id, devbox_id)
+            request = replace(
+                parent.request,
+                name=parent.request.name if name is None else name,
+                metadata=parent.request.metadata if metadata is None else metadata,
+                snapshot_id=self._snapshots.begin(connection, parent),
+                launch_commands=(),
+                files={},
+            )
+            at_ms = self._clock.now_ms()
+            return tuple(
+                rows.insert(connection, each, account_id, request, at_ms, parent_id=devbox_id) for each in new
+            )
+
+        return await self._store.write(insert)
+
+    async def lineage(self, account_id: str, devbox_id: str) -> tuple[Relative, ...]:
+        """The tree of devboxes that it is in, by whose disk each began as, parents before children; at most 1,000."""
+
+        def find(connection: sa.Connection) -> tuple[Relative, ...]:
+            return tuple(rows.relatives(connection, rows.get(connection, account_id, devbox_id)))
+
+        return await self._store.read(find)
+
+    def begins_as(self, connection: sa.Connection, snapshot_id: str) -> bool:
+        """In the caller's transaction: whether a devbox still waits for a box that begins as the snapshot."""
+        return rows.begins_as(connection, snapshot_id)
 
     async def get(self, account_id: str, devbox_id: str) -> Devbox:
         """The devbox as it is now."""

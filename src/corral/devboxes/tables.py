@@ -47,6 +47,8 @@ DEVBOXES: Final = sa.Table(
     sa.Column("output_kept", sa.Boolean, nullable=False),
     sa.Column("transitions", sa.JSON, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("parent_id", sa.Text),
+    sa.Index("ix_devboxes_parent_id_seq", "parent_id", "seq"),
     sa.Index("ix_devboxes_account_id_seq", "account_id", "seq"),
     sa.Index("ix_devboxes_account_id_observed_seq", "account_id", "observed", "seq"),
     sa.Index("ix_devboxes_account_id_name_seq", "account_id", "name", "seq"),
@@ -160,6 +162,7 @@ def devbox_from_row(row: Row) -> Devbox:
             Transition(status=Observed(status), at_ms=at_ms, reason=Reason(reason))
             for status, at_ms, reason in row["transitions"]
         ),
+        parent_id=row["parent_id"],
     )
 
 

@@ -31,6 +31,7 @@ class DevboxView(View):
     name: str | None = None
     metadata: dict[str, str]
     snapshot_id: str | None = None
+    parent_id: str | None = None
     capabilities: list[str]
     launch_parameters: dict[str, object]
     state_transitions: list[TransitionView]
@@ -63,6 +64,28 @@ class DevboxListView(View):
     devboxes: list[DevboxView]
     has_more: bool
     total_count: int | None = None
+
+
+class ForkView(View):
+    """Devboxes that were forked, on their way to running."""
+
+    devboxes: list[DevboxView]
+
+
+class RelativeView(View):
+    """A devbox in a tree of those that began as copies of one another."""
+
+    id: str
+    parent_id: str | None = None
+    name: str | None = None
+    status: wire.DevboxStatus
+    create_time_ms: int
+
+
+class LineageView(View):
+    """The tree that a devbox is in, parents before children, at most 1,000."""
+
+    devboxes: list[RelativeView]
 
 
 class LimitsView(View):
@@ -277,6 +300,7 @@ def devbox_view(devbox: model.Devbox) -> DevboxView:
         name=devbox.request.name or None,
         metadata=dict(devbox.request.metadata),
         snapshot_id=devbox.request.snapshot_id,
+        parent_id=devbox.parent_id,
         capabilities=[],
         launch_parameters=dict(devbox.request.launch_parameters),
         state_transitions=[
@@ -293,6 +317,17 @@ def devbox_view(devbox: model.Devbox) -> DevboxView:
         reason=devbox.reason.value or None,
         reason_message=devbox.message or None,
         observed_at_ms=devbox.observed_at_ms,
+    )
+
+
+def relative_view(relative: model.Relative) -> RelativeView:
+    """A devbox of a tree as clients see it."""
+    return RelativeView(
+        id=relative.id,
+        parent_id=relative.parent_id,
+        name=relative.name or None,
+        status=relative.status.value,
+        create_time_ms=relative.created_at_ms,
     )
 
 

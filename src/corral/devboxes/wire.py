@@ -20,6 +20,9 @@ COMMAND_BYTES: Final = 131_071
 PATH_BYTES: Final = 4096
 NAME_CHARS: Final = 256
 METADATA_ENTRIES: Final = 256
+
+#: Devboxes of one fork.
+MOST_FORKS: Final = 100
 METADATA_VALUE_CHARS: Final = 4096
 
 DEVBOX_ID: Final = r"^dbx_[0-9A-Za-z]{21}$"
@@ -258,6 +261,14 @@ class CreateBody(Body):
     mcp: dict[str, McpSpec] | None = None
     tunnel: TunnelSpec | None = None
     repo_connection_id: Filled | None = None
+
+
+class ForkBody(Body):
+    """How many devboxes begin as this one; absent name and metadata are this one's."""
+
+    count: Annotated[int, Field(ge=1, le=MOST_FORKS)] = 1
+    name: Name | None = None
+    metadata: Metadata | None = None
 
 
 class UpdateBody(Body):

@@ -45,6 +45,7 @@ class Snapshot:
     layers: tuple[Layer, ...]
     env: Mapping[str, str]
     created_at_ms: int
+    passing: bool = False  #: made for a fork, and shown to nobody
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,8 @@ def insert(
     wish: SnapshotWish,
     env: Mapping[str, str],
     at_ms: int,
+    *,
+    passing: bool = False,
 ) -> Snapshot:
     """Write the wish for a snapshot, and the event of it."""
     values: dict[str, Any] = {
@@ -51,6 +53,7 @@ def insert(
         "env": dict(env),
         "created_at_ms": at_ms,
         "kept": True,
+        "passing": passing,
     }
     seq = connection.execute(SNAPSHOTS.insert().returning(_C.seq), values).scalar_one()
     _insert_metadata(connection, account_id, seq, wish.metadata)
@@ -67,7 +70,7 @@ def find(connection: sa.Connection, snapshot_id: str) -> Snapshot | None:
 def get(connection: sa.Connection, account_id: str, snapshot_id: str) -> Snapshot:
     """The account's snapshot. Raises errors.NotFound, also for one that belongs to another account."""
     snapshot = find(connection, snapshot_id)
-    if snapshot is None or snapshot.account_id != account_id:
+    if snapshot is None or snapshot.account_id != account_id or snapshot.passing:
         raise errors.NotFound(f"cannot find snapshot {snapshot_id}: there is none with this id")
     return snapshot
 
@@ -128,9 +131,10 @@ def update(connection: sa.Connection, snapshot: Snapshot, given: Mapping[str, An
 
 
 def to_do(connection: sa.Connection) -> list[str]:
-    """Snapshots that are to be made or removed."""
+    """Snapshots that are to be made or removed, or to be removed soon."""
     states = [SnapshotStatus.IN_PROGRESS, SnapshotStatus.DELETED, SnapshotStatus.ERROR]
-    return list(connection.execute(sa.select(_C.id).where(_C.kept, _C.status.in_(states))).scalars())
+    query = sa.select(_C.id).where(_C.kept, _C.status.in_(states) | _C.passing)
+    return list(connection.execute(query).scalars())
 
 
 def kept(connection: sa.Connection) -> set[str]:
@@ -181,7 +185,11 @@ def metadata_values(connection: sa.Connection, account_id: str, key: str) -> lis
 
 
 def _conditions(account_id: str, which: Filter) -> list[sa.ColumnElement[bool]]:
-    conditions: list[sa.ColumnElement[bool]] = [_C.account_id == account_id, _C.status.in_(SHOWN)]
+    conditions: list[sa.ColumnElement[bool]] = [
+        _C.account_id == account_id,
+        _C.status.in_(SHOWN),
+        _C.passing.is_(False),
+    ]
     if which.devbox_id is not None:
         conditions.append(_C.devbox_id == which.devbox_id)
     for key, wanted in which.metadata.items():

@@ -27,6 +27,8 @@ from corral.runtime.contract import Layer, Runtime, RuntimeFailure, SnapshotExis
 _LOOK_AGAIN_S: Final = 30.0
 #: Seconds between two comparisons of all rows with all snapshots on the host.
 _RESYNC_S: Final = 60.0
+#: Seconds between two looks whether a fork is complete.
+_PASSING_S: Final = 0.5
 
 Texts = list[str]
 
@@ -57,23 +59,49 @@ class Sources:
         self._store = store
         self._images = images
 
-    async def find(self, devbox: Devbox) -> Source:
-        """What a box of this devbox begins as. Raises errors.CorralError when it is not there."""
+    async def find(self, devbox: Devbox) -> Source | None:
+        """What a box of this devbox begins as; None while that is being copied.
+
+        Raises errors.CorralError when it is not there, and will not be.
+        """
         snapshot_id = devbox.request.snapshot_id
         if snapshot_id is None:
             image = self._images.resolve(devbox.request.image)
             return Source(image.layers, image.env)
-        account_id = devbox.account_id
-        snapshot = await self._store.read(lambda connection: rows.get(connection, account_id, snapshot_id))
+        snapshot = await self._store.read(lambda connection: rows.find(connection, snapshot_id))
+        if snapshot is None or snapshot.status is SnapshotStatus.ERROR:
+            why = f"it was not made: {snapshot.message}" if snapshot is not None else "there is none"
+            raise errors.NotFound(f"cannot use snapshot {snapshot_id}: {why}")
+        if snapshot.status is SnapshotStatus.IN_PROGRESS:
+            return None
         return Source(snapshot.layers, snapshot.env, snapshot.id)
 
 
 class SnapshotRules:
     """What devboxes ask in their own transactions."""
 
-    def require(self, connection: sa.Connection, account_id: str, snapshot_id: str) -> None:
-        """Raise errors.NotFound or errors.WrongState unless devboxes of the account can begin as it."""
-        rows.require_complete(connection, account_id, snapshot_id)
+    def __init__(self, images: Images, *, clock: Clock, ids: Ids) -> None:
+        self._images = images
+        self._clock = clock
+        self._ids = ids
+
+    def require(self, connection: sa.Connection, account_id: str, snapshot_id: str) -> str:
+        """The devbox that it is of. Raises errors.NotFound or errors.WrongState unless devboxes can begin as it."""
+        return rows.require_complete(connection, account_id, snapshot_id).devbox_id
+
+    def begin(self, connection: sa.Connection, devbox: Devbox) -> str:
+        """Have the devbox copied for a fork."""
+        return self.insert(connection, devbox, SnapshotWish(), passing=True).id
+
+    def insert(
+        self, connection: sa.Connection, devbox: Devbox, wish: SnapshotWish, *, passing: bool = False
+    ) -> Snapshot:
+        """Write the wish for a snapshot of a devbox that runs."""
+        origin = devbox.request.snapshot_id
+        before = rows.find(connection, origin) if origin is not None else None
+        env = before.env if before is not None else self._images.resolve(devbox.request.image).env
+        snapshot_id, at_ms = self._ids.new("snp"), self._clock.now_ms()
+        return rows.insert(connection, snapshot_id, devbox.account_id, devbox.id, wish, env, at_ms, passing=passing)
 
     def in_progress(self, connection: sa.Connection, devbox_id: str) -> bool:
         """Whether a snapshot of the devbox is being made."""
@@ -84,23 +112,21 @@ class Snapshots:
     """See the methods. All raise errors.NotFound for what is not the account's."""
 
     def __init__(
-        self, store: Store, feed: events.Feed, devboxes: Devboxes, sources: Sources, *, clock: Clock, ids: Ids
+        self, store: Store, feed: events.Feed, devboxes: Devboxes, rules: SnapshotRules, *, clock: Clock
     ) -> None:
         self._store = store
         self._feed = feed
         self._devboxes = devboxes
-        self._sources = sources
+        self._rules = rules
         self._clock = clock
-        self._ids = ids
 
     async def take(self, account_id: str, devbox_id: str, wish: SnapshotWish) -> Snapshot:
         """Record the wish for a snapshot of a devbox and return it, in progress. Raises errors.WrongState."""
-        snapshot_id = self._ids.new("snp")
-        env = (await self._sources.find(await self._devboxes.get(account_id, devbox_id))).env
+        devbox = await self._devboxes.get(account_id, devbox_id)
 
         def insert(connection: sa.Connection) -> Snapshot:
             self._devboxes.require_running(connection, account_id, devbox_id, "snapshot")
-            return rows.insert(connection, snapshot_id, account_id, devbox_id, wish, env, self._clock.now_ms())
+            return self._rules.insert(connection, devbox, wish)
 
         return await self._store.write(insert)
 
@@ -177,9 +203,12 @@ class Snapshots:
 class SnapshotController:
     """Makes and removes the copies. `run` until cancelled."""
 
-    def __init__(self, store: Store, feed: events.Feed, runtime: Runtime, *, clock: Clock, at_once: int) -> None:
+    def __init__(
+        self, store: Store, feed: events.Feed, runtime: Runtime, devboxes: Devboxes, *, clock: Clock, at_once: int
+    ) -> None:
         self._store = store
         self._runtime = runtime
+        self._devboxes = devboxes
         self._clock = clock
         self._keys = Reconciler(self._step, clock=clock, workers=at_once, part="images.snapshots")
         self._log = log.get("images.snapshots")
@@ -207,16 +236,28 @@ class SnapshotController:
 
     async def _step(self, snapshot_id: str) -> float | None:
         snapshot = await self._store.read(lambda connection: rows.find(connection, snapshot_id))
-        if snapshot is None or snapshot.status is SnapshotStatus.COMPLETE:
+        if snapshot is None:
             return None
+        if snapshot.status is SnapshotStatus.COMPLETE:
+            return await self._pass(snapshot) if snapshot.passing else None
         if snapshot.status is SnapshotStatus.IN_PROGRESS:
             outcome = await self._copy(snapshot)
             at_ms = self._clock.now_ms()
             await self._store.write(lambda connection: rows.finish(connection, snapshot_id, outcome, at_ms))
-            return 0 if outcome.status is SnapshotStatus.ERROR else None
+            return 0 if outcome.status is SnapshotStatus.ERROR or snapshot.passing else None
         await self._runtime.forget_snapshot(snapshot_id)
         await self._store.write(lambda connection: rows.forgotten(connection, snapshot_id))
         return None
+
+    async def _pass(self, snapshot: Snapshot) -> float | None:
+        """Delete what was made for a fork, once every devbox of it has its box or has ended."""
+        at_ms = self._clock.now_ms()
+
+        def delete(connection: sa.Connection) -> bool:
+            wanted = self._devboxes.begins_as(connection, snapshot.id)
+            return not wanted and rows.delete(connection, snapshot.id, at_ms)
+
+        return 0 if await self._store.write(delete) else _PASSING_S
 
     async def _copy(self, snapshot: Snapshot) -> rows.Outcome:
         try:

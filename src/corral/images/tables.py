@@ -18,7 +18,8 @@ from corral.runtime.contract import Layer
 #: What a query or an insert has of a row.
 Row = Mapping[str, Any] | sa.RowMapping
 
-#: `seq` is the order of creation. `kept` is false once nothing of it is on the host any more.
+#: `seq` is the order of creation. `kept` is false once nothing of it is on the host any more. `passing` ones are made
+#: for a fork, shown to nobody, and go once every devbox of the fork has its box.
 SNAPSHOTS: Final = sa.Table(
     "snapshots",
     schema.METADATA,
@@ -37,6 +38,7 @@ SNAPSHOTS: Final = sa.Table(
     sa.Column("env", sa.JSON, nullable=False),
     sa.Column("created_at_ms", sa.BigInteger, nullable=False),
     sa.Column("kept", sa.Boolean, nullable=False),
+    sa.Column("passing", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("ix_snapshots_account_id_seq", "account_id", "seq"),
     sa.Index("ix_snapshots_devbox_id_seq", "devbox_id", "seq"),
     # What the controller looks at: what is to be made, and what is to be removed.
@@ -76,4 +78,5 @@ def snapshot_from_row(row: Row) -> Snapshot:
         layers=tuple(Layer(digest, Path(path), id_base) for digest, path, id_base in row["layers"]),
         env=row["env"],
         created_at_ms=row["created_at_ms"],
+        passing=row["passing"],
     )

@@ -120,3 +120,23 @@ def test_a_server_that_is_killed_while_it_copies_loses_no_snapshot(caller: Calle
     while list(held.iterdir()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_twenty_forks_of_a_busy_devbox_are_there_in_seconds(caller: Caller) -> None:
+    devbox_id = caller.create()
+    caller.run(devbox_id, "head -c 100M /dev/urandom > big; sha256sum big > sum; hostname > name")
+    began = time.perf_counter()
+    made = caller.post(f"/{devbox_id}/fork", count=20)["devboxes"]
+    for child in made:
+        wait = {"statuses": ["running", "failure"], "timeout_seconds": 25}
+        assert caller.post(f"/{child['id']}/wait_for_status", **wait)["status"] == "running"
+    took = time.perf_counter() - began
+    names = {caller.run(child["id"], "sha256sum --quiet -c sum && cat name && hostname") for child in made}
+    assert len(names) == 20  # each has a host name of its own
+    tree = caller.http.get(f"/v1/devboxes/{devbox_id}/lineage").json()["devboxes"]
+    assert [(each["id"], each.get("parent_id")) for each in tree] == [
+        (devbox_id, None),
+        *((child["id"], devbox_id) for child in made),
+    ]
+    # The promise is 4 s on a quiet machine.
+    assert took < 16, took

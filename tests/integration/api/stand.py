@@ -151,14 +151,15 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
     async def health() -> list[str]:
         return reasons
 
-    devboxes = Devboxes(store, feed, runtime, executions, vitals, SnapshotRules(), clock=clock, ids=ids)
-    copies = SnapshotController(store, feed, runtime, clock=clock, at_once=4)
+    snapshot_rules = SnapshotRules(NoImage(), clock=clock, ids=ids)
+    devboxes = Devboxes(store, feed, runtime, executions, vitals, snapshot_rules, clock=clock, ids=ids)
+    copies = SnapshotController(store, feed, runtime, devboxes, clock=clock, at_once=4)
     gate = app.build(
         store=store,
         clock=clock,
         identity=identity,
         devboxes=devboxes,
-        snapshots=Snapshots(store, feed, devboxes, sources, clock=clock, ids=ids),
+        snapshots=Snapshots(store, feed, devboxes, snapshot_rules, clock=clock),
         tails=LogTails(store, feed, runtime, executions, followers, calls, clock=clock),
         executions=executions,
         files=Files(store, runtime, vitals, calls),

@@ -79,18 +79,21 @@ class Stack:
         self.tails = service.LogTails(
             self.store, self.feed, self.runtime, self.executions, self.followers, self.calls, clock=self.clock
         )
+        rules = SnapshotRules(self.images, clock=self.clock, ids=ids)
         self.devboxes = service.Devboxes(
             self.store,
             self.feed,
             self.runtime,
             self.executions,
             self.vitals,
-            SnapshotRules(),
+            rules,
             clock=self.clock,
             ids=ids,
         )
-        self.snapshots = Snapshots(self.store, self.feed, self.devboxes, sources, clock=self.clock, ids=ids)
-        self.copies = SnapshotController(self.store, self.feed, self.runtime, clock=self.clock, at_once=4)
+        self.snapshots = Snapshots(self.store, self.feed, self.devboxes, rules, clock=self.clock)
+        self.copies = SnapshotController(
+            self.store, self.feed, self.runtime, self.devboxes, clock=self.clock, at_once=4
+        )
         self._tasks = [asyncio.ensure_future(each.run()) for each in (self.controller, self.copies) if control]
         return self
 

@@ -154,3 +154,70 @@ async def test_a_devbox_whose_snapshot_is_gone_fails_at_once(stack: Stack, host:
     ended = await stack.reaches(devbox.id, Observed.FAILURE)
     assert ended.reason is Reason.START_FAILED
     assert "there is none" in ended.message
+
+
+async def test_forks_begin_as_their_parents_disk_and_are_their_own(stack: Stack, host: FakeHost) -> None:
+    parent = await stack.running(
+        name="parent", metadata={"a": "b"}, env={"WHOSE": "parent"}, launch_commands=("echo launched >> log",)
+    )
+    await stack.run(parent, "echo kept > file")
+    children = await stack.devboxes.fork(ACCOUNT, parent, 3)
+    assert {(one.request.name, one.parent_id) for one in children} == {("parent", parent)}
+    for child in children:
+        await stack.reaches(child.id, Observed.RUNNING)
+        done = await stack.run(child.id, "cat file log; echo $WHOSE; echo mine > file")
+        assert stack.stdout(done) == "kept\nlaunched\nparent\n"
+    assert stack.stdout(await stack.run(parent, "cat file")) == "kept\n"
+    # What they were copied from is nobody's business, and goes.
+    assert (await stack.snapshots.list(ACCOUNT)).items == ()
+    await stack.until(lambda: host.snapshots() == [])
+
+
+async def test_a_fork_of_what_does_not_run_is_refused_and_makes_nothing(stack: Stack) -> None:
+    devbox_id = await stack.running()
+    with pytest.raises(errors.NotFound):
+        await stack.devboxes.fork(OTHER, devbox_id, 1)
+    await stack.devboxes.shutdown(ACCOUNT, devbox_id)
+    with pytest.raises(errors.WrongState, match="cannot fork"):
+        await stack.devboxes.fork(ACCOUNT, devbox_id, 1)
+    assert (await stack.devboxes.list(ACCOUNT)).total == 1
+
+
+async def test_a_fork_whose_copy_fails_says_why(stack: Stack, host: FakeHost) -> None:
+    devbox_id = await stack.running()
+    host.fail("snapshot", HostExhausted("cannot snapshot box: the disk is full"))
+    for child in await stack.devboxes.fork(ACCOUNT, devbox_id, 2):
+        ended = await stack.reaches(child.id, Observed.FAILURE)
+        assert (ended.reason, "the disk is full" in ended.message) == (Reason.START_FAILED, True)
+
+
+async def test_a_fork_that_was_cut_off_goes_on_with_the_next_server(cold: Stack, host: FakeHost) -> None:
+    stack = await cold.start()
+    devbox_id = await stack.running()
+    await stack.run(devbox_id, "echo kept > file")
+    with host.held("snapshot"):
+        children = await stack.devboxes.fork(ACCOUNT, devbox_id, 2)
+        await asyncio.sleep(0.1)
+        await stack.stop()
+    stack = await cold.start()
+    for child in children:
+        await stack.reaches(child.id, Observed.RUNNING)
+        assert stack.stdout(await stack.run(child.id, "cat file")) == "kept\n"
+    await stack.until(lambda: host.snapshots() == [])
+    await stack.stop()
+
+
+async def test_the_tree_of_forks_is_listed_from_any_of_them(stack: Stack) -> None:
+    root = await stack.running(name="root")
+    one, two = [child.id for child in await stack.devboxes.fork(ACCOUNT, root, 2, name="child")]
+    await stack.reaches(one, Observed.RUNNING)
+    leaf = (await stack.devboxes.fork(ACCOUNT, one, 1, name="leaf"))[0].id
+    await stack.reaches(leaf, Observed.RUNNING)
+    snapshot = await taken(stack, leaf)
+    last = await stack.running(snapshot_id=snapshot.id)
+    expected = [(root, None), (one, root), (two, root), (leaf, one), (last, leaf)]
+    for devbox_id in (root, two, last):
+        found = await stack.devboxes.lineage(ACCOUNT, devbox_id)
+        assert [(each.id, each.parent_id) for each in found] == expected
+    with pytest.raises(errors.NotFound):
+        await stack.devboxes.lineage(OTHER, root)

@@ -8,7 +8,7 @@ from types import TracebackType
 from corral_sdk import _config, _retry, errors
 from corral_sdk._async.devbox import AsyncDevbox
 from corral_sdk._async.transport import AsyncTransport, Call
-from corral_sdk.models import DevboxInfo
+from corral_sdk.models import DevboxInfo, SnapshotInfo
 
 
 class AsyncDevboxes:
@@ -32,6 +32,7 @@ class AsyncDevboxes:
         entrypoint: str | None = None,
         keep_alive_s: int | None = None,
         idle_s: int | None = None,
+        snapshot: str | None = None,
         wait: bool = True,
         timeout_s: float = 300,
     ) -> AsyncDevbox:
@@ -39,8 +40,8 @@ class AsyncDevboxes:
 
         `size` is X_SMALL to XX_LARGE; or give `cpu` in cores, `memory` and `disk` in GiB. `files` maps paths to
         text that is written before the launch commands run. `keep_alive_s` is its longest life, `idle_s` ends it
-        after so many seconds without activity. Raises Invalid, Exhausted, Unavailable; Ended when it did not come
-        up, TimedOut.
+        after so many seconds without activity. `snapshot` is the id of the snapshot that its disk begins as.
+        Raises Invalid, Exhausted, Unavailable; Ended when it did not come up, TimedOut.
         """
         launch: dict[str, object] = {
             "resource_size_request": size or ("CUSTOM_SIZE" if cpu or memory or disk else None),
@@ -53,6 +54,7 @@ class AsyncDevboxes:
         }
         body: dict[str, object] = {
             "name": name,
+            "snapshot_id": snapshot,
             "entrypoint": entrypoint,
             "environment_variables": dict(env) if env else None,
             "metadata": dict(metadata) if metadata else None,
@@ -120,6 +122,27 @@ class AsyncDevboxes:
                 yield info
 
 
+class AsyncSnapshots:
+    """Find and delete snapshots; `AsyncDevbox.snapshot` makes them."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def list(self, *, devbox_id: str | None = None, page_size: int = 100) -> AsyncIterator[SnapshotInfo]:
+        """Yield snapshots, newest first: all, or those of one devbox."""
+        params = {"limit": str(page_size), "include_total_count": "false"}
+        if devbox_id:
+            params["devbox_id"] = devbox_id
+        call = Call("GET", "/v1/devboxes/disk_snapshots", params=params)
+        async for wire in self._transport.pages(call, "snapshots"):
+            yield SnapshotInfo.from_wire(wire)
+
+    async def delete(self, snapshot_id: str) -> None:
+        """Delete a snapshot. Devboxes that began as it keep their disks. Raises NotFound, Conflict."""
+        path = f"/v1/devboxes/disk_snapshots/{_segment(snapshot_id)}/delete"
+        await self._transport.json(Call("POST", path, json={}))
+
+
 class AsyncCorral:
     """A client of one server.
 
@@ -138,6 +161,7 @@ class AsyncCorral:
         url = _config.server_url(base_url)
         self._transport = AsyncTransport(url, _config.api_key(api_key), patience_s=patience_s)
         self.devboxes = AsyncDevboxes(self._transport)
+        self.snapshots = AsyncSnapshots(self._transport)
 
     async def __aenter__(self) -> AsyncCorral:
         return self
@@ -163,5 +187,5 @@ def _without_none(values: Mapping[str, object]) -> dict[str, object]:
 
 def _segment(devbox_id: str) -> str:
     if not devbox_id or not all(char.isalnum() or char in "-_" for char in devbox_id):
-        raise errors.Invalid(f"cannot look up devbox {devbox_id!r}: an id has letters, digits, - and _ only")
+        raise errors.Invalid(f"cannot look up {devbox_id!r}: an id has letters, digits, - and _ only")
     return devbox_id

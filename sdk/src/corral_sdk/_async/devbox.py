@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,7 +15,21 @@ from corral_sdk._async.files import AsyncFiles, Progress
 from corral_sdk._async.logs import AsyncLogFollower
 from corral_sdk._async.terminal import AsyncTerminal
 from corral_sdk._async.transport import AsyncTransport, Call
-from corral_sdk.models import ENDED, Consumption, DevboxInfo, ExecResult, ExecutionInfo, LogEntry, SshKey, TerminalSize
+from corral_sdk.models import (
+    ENDED,
+    Consumption,
+    DevboxInfo,
+    ExecResult,
+    ExecutionInfo,
+    LogEntry,
+    Relative,
+    SnapshotInfo,
+    SshKey,
+    TerminalSize,
+)
+
+#: A snapshot takes as long as it takes to write out what the box has in memory.
+SNAPSHOT_S = 600.0
 
 
 class AsyncDevbox:
@@ -83,6 +97,32 @@ class AsyncDevbox:
         """End it, whatever state it is in. It and its disk are gone; its record and its logs stay."""
         self.info = DevboxInfo.from_wire(await self._transport.json(Call("POST", f"{self._path}/shutdown", json={})))
         return self.info
+
+    async def snapshot(
+        self, *, name: str | None = None, message: str | None = None, metadata: Mapping[str, str] | None = None
+    ) -> SnapshotInfo:
+        """Copy its disk as it is at one moment, for devboxes to begin as; return when the copy is complete.
+
+        It goes on running. Raises WrongState when it does not run, Exhausted.
+        """
+        body = {"name": name, "commit_message": message, "metadata": dict(metadata) if metadata else None}
+        body = {key: value for key, value in body.items() if value is not None}
+        call = Call("POST", f"{self._path}/snapshot_disk", json=body, timeout_s=SNAPSHOT_S)
+        return SnapshotInfo.from_wire(await self._transport.json(call))
+
+    async def fork(self, count: int = 1, *, name: str | None = None) -> list[AsyncDevbox]:
+        """Make devboxes that begin as its disk is now; return at once: `wait` for those that are needed.
+
+        They have its size and environment, identities of their own, and none of its processes. Raises WrongState.
+        """
+        body: dict[str, object] = {"count": count} | ({} if name is None else {"name": name})
+        answer = await self._transport.json(Call("POST", f"{self._path}/fork", json=body))
+        return [AsyncDevbox(self._transport, DevboxInfo.from_wire(wire)) for wire in answer.get("devboxes") or ()]
+
+    async def lineage(self) -> list[Relative]:
+        """Return the tree of devboxes that it is in, by whose disk each began as: parents before children."""
+        answer = await self._transport.json(Call("GET", f"{self._path}/lineage"))
+        return [Relative.from_wire(wire) for wire in answer.get("devboxes") or ()]
 
     async def keep_alive(self) -> None:
         """Start its idle time anew. Raises WrongState when it does not run."""

@@ -9,7 +9,7 @@ from types import TracebackType
 from corral_sdk import _config, _retry, errors
 from corral_sdk._sync.devbox import Devbox
 from corral_sdk._sync.transport import Call, Transport
-from corral_sdk.models import DevboxInfo
+from corral_sdk.models import DevboxInfo, SnapshotInfo
 
 
 class Devboxes:
@@ -33,6 +33,7 @@ class Devboxes:
         entrypoint: str | None = None,
         keep_alive_s: int | None = None,
         idle_s: int | None = None,
+        snapshot: str | None = None,
         wait: bool = True,
         timeout_s: float = 300,
     ) -> Devbox:
@@ -40,8 +41,8 @@ class Devboxes:
 
         `size` is X_SMALL to XX_LARGE; or give `cpu` in cores, `memory` and `disk` in GiB. `files` maps paths to
         text that is written before the launch commands run. `keep_alive_s` is its longest life, `idle_s` ends it
-        after so many seconds without activity. Raises Invalid, Exhausted, Unavailable; Ended when it did not come
-        up, TimedOut.
+        after so many seconds without activity. `snapshot` is the id of the snapshot that its disk begins as.
+        Raises Invalid, Exhausted, Unavailable; Ended when it did not come up, TimedOut.
         """
         launch: dict[str, object] = {
             "resource_size_request": size or ("CUSTOM_SIZE" if cpu or memory or disk else None),
@@ -54,6 +55,7 @@ class Devboxes:
         }
         body: dict[str, object] = {
             "name": name,
+            "snapshot_id": snapshot,
             "entrypoint": entrypoint,
             "environment_variables": dict(env) if env else None,
             "metadata": dict(metadata) if metadata else None,
@@ -121,6 +123,27 @@ class Devboxes:
                 yield info
 
 
+class Snapshots:
+    """Find and delete snapshots; `Devbox.snapshot` makes them."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self, *, devbox_id: str | None = None, page_size: int = 100) -> Iterator[SnapshotInfo]:
+        """Yield snapshots, newest first: all, or those of one devbox."""
+        params = {"limit": str(page_size), "include_total_count": "false"}
+        if devbox_id:
+            params["devbox_id"] = devbox_id
+        call = Call("GET", "/v1/devboxes/disk_snapshots", params=params)
+        for wire in self._transport.pages(call, "snapshots"):
+            yield SnapshotInfo.from_wire(wire)
+
+    def delete(self, snapshot_id: str) -> None:
+        """Delete a snapshot. Devboxes that began as it keep their disks. Raises NotFound, Conflict."""
+        path = f"/v1/devboxes/disk_snapshots/{_segment(snapshot_id)}/delete"
+        self._transport.json(Call("POST", path, json={}))
+
+
 class Corral:
     """A client of one server.
 
@@ -139,6 +162,7 @@ class Corral:
         url = _config.server_url(base_url)
         self._transport = Transport(url, _config.api_key(api_key), patience_s=patience_s)
         self.devboxes = Devboxes(self._transport)
+        self.snapshots = Snapshots(self._transport)
 
     def __enter__(self) -> Corral:
         return self
@@ -164,5 +188,5 @@ def _without_none(values: Mapping[str, object]) -> dict[str, object]:
 
 def _segment(devbox_id: str) -> str:
     if not devbox_id or not all(char.isalnum() or char in "-_" for char in devbox_id):
-        raise errors.Invalid(f"cannot look up devbox {devbox_id!r}: an id has letters, digits, - and _ only")
+        raise errors.Invalid(f"cannot look up {devbox_id!r}: an id has letters, digits, - and _ only")
     return devbox_id

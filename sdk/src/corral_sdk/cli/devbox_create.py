@@ -59,6 +59,7 @@ def create(
         str | None, typer.Option(metavar="COMMAND", help="Its main command; it ends with it.")
     ] = None,
     file: Files = None,
+    snapshot: Annotated[str | None, typer.Option(metavar="ID", help="The snapshot that its disk begins as.")] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it runs, or at once.")] = True,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait.")] = 300,
     json: common.Json = False,
@@ -89,6 +90,7 @@ def create(
             entrypoint=entrypoint,
             keep_alive_s=keep_alive,
             idle_s=idle,
+            snapshot=snapshot,
             wait=False,
         )
         if wait:

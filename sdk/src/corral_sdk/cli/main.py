@@ -34,6 +34,7 @@ Examples:
 
 VERBS = {
     "devbox": "corral_sdk.cli.devbox:app",
+    "snapshot": "corral_sdk.cli.snapshot:app",
     "version": "corral_sdk.cli.version:version",
 }
 

@@ -1,0 +1,17 @@
+"""Which devbox another began as a copy of, and snapshots that are only there for it."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("devboxes", sa.Column("parent_id", sa.Text))
+    op.create_index("ix_devboxes_parent_id_seq", "devboxes", ["parent_id", "seq"])
+    op.add_column("snapshots", sa.Column("passing", sa.Boolean, nullable=False, server_default=sa.false()))

@@ -1,0 +1,77 @@
+"""`corral snapshot` and `corral devbox fork|tree`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from corral_sdk import Corral, errors
+from tests.harness.cli import Cli
+from tests.harness.server import Server
+
+
+@pytest.fixture
+def corral(server: Server) -> Iterator[Corral]:
+    with Corral(server.url, server.key) as client:
+        yield client
+
+
+def test_a_snapshot_is_made_listed_begun_as_and_deleted(cli: Cli, box: str) -> None:
+    cli.out("devbox", "exec", box, "--", "echo kept > file")
+    snapshot_id = cli.out("snapshot", "create", box, "--name", "prepared", "--message", "why").strip()
+    assert snapshot_id.startswith("snp_")
+    listed = cli.out("snapshot", "list", "--devbox", box)
+    assert snapshot_id in listed
+    assert "prepared" in listed
+    copy = cli.out("devbox", "create", "--snapshot", snapshot_id).strip()
+    assert cli.out("devbox", "exec", copy, "--", "cat file") == "kept\n"
+    assert cli.out("snapshot", "delete", snapshot_id).strip() == snapshot_id
+    assert json.loads(cli.out("snapshot", "list", "--devbox", box, "--json")) == []
+    done = cli.run("devbox", "create", "--snapshot", snapshot_id)
+    assert done.returncode == 1
+    assert b"it is deleted" in done.stderr
+    cli.out("devbox", "shutdown", copy)
+
+
+def test_forks_and_their_tree(cli: Cli, box: str) -> None:
+    cli.out("devbox", "exec", box, "--", "echo kept > file")
+    children = cli.out("devbox", "fork", box, "--count", "2", "--name", "attempt").split()
+    assert len(children) == 2
+    for child in children:
+        assert cli.out("devbox", "exec", child, "--", "cat file") == "kept\n"
+    leaf = cli.out("devbox", "fork", children[0]).strip()
+    lines = cli.out("devbox", "tree", leaf).splitlines()
+    assert [line.split()[1] for line in lines] == [box, children[0], leaf, children[1]]
+    assert [len(line) - len(line.lstrip()) for line in lines] == [0, 2, 4, 2]
+    assert lines[2].split()[0] == "*"
+    cli.out("devbox", "shutdown", leaf, *children)
+
+
+def test_the_library_makes_snapshots_and_forks(corral: Corral) -> None:
+    devbox = corral.devboxes.create()
+    devbox.files.write("file", b"kept")
+    snapshot = devbox.snapshot(name="one", metadata={"a": "b"})
+    assert (snapshot.name, snapshot.status, snapshot.metadata, snapshot.devbox_id) == (
+        *("one", "complete"),
+        {"a": "b"},
+        devbox.id,
+    )
+    assert [one.id for one in corral.snapshots.list(devbox_id=devbox.id)] == [snapshot.id]
+    (child,) = devbox.fork()
+    child.wait()
+    copy = corral.devboxes.create(snapshot=snapshot.id)
+    assert (child.files.read("file"), copy.files.read("file")) == (b"kept", b"kept")
+    assert [(one.id, one.parent_id) for one in child.lineage()] == [
+        (devbox.id, None),
+        (child.id, devbox.id),
+        (copy.id, devbox.id),
+    ]
+    corral.snapshots.delete(snapshot.id)
+    with pytest.raises(errors.NotFound):
+        corral.snapshots.delete("snp_none00000000000000000")
+    for one in (child, copy, devbox):
+        one.shutdown()
+    with pytest.raises(errors.WrongState):
+        devbox.snapshot()
