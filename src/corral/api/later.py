@@ -19,8 +19,6 @@ _ROUTES: Final[tuple[tuple[Resource, str, str], ...]] = (
         POST /v1/devboxes/{id}/create_tunnel  create tunnel
         POST /v1/devboxes/{id}/enable_tunnel  enable tunnel
         POST /v1/devboxes/{id}/remove_tunnel  remove tunnel
-        POST /v1/devboxes/{id}/suspend  suspend devbox
-        POST /v1/devboxes/{id}/resume  resume devbox
         """,
     ),
     (

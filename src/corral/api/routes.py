@@ -62,6 +62,7 @@ def rows(on: Handlers) -> Iterator[Route]:
     yield from _executions(on.executions)
     yield from _snapshots(on.snapshots)  # before the routes of one devbox, which would take their paths
     yield from _devboxes(on.devboxes)
+    yield from _disks(on.devboxes)
     yield from _files(on.files)
     yield from _ptys(on.ptys)
     yield from _ssh(on.ssh)
@@ -178,16 +179,23 @@ def _devboxes(on: DevboxRoutes) -> Iterator[Route]:
         query=("force",),
         errors=(404, 409),
     )
-    yield _post(
-        f"{_DEVBOX}/fork", on.fork, WRITE, "fork devbox", answers=views.ForkView, replay=True, errors=(404, 429)
-    )
-    yield _get(f"{_DEVBOX}/lineage", on.lineage, READ, "show lineage", answers=views.LineageView, errors=(404,))
     yield _post(f"{_DEVBOX}/keep_alive", on.keep_alive, WRITE, "keep devbox alive", answers=dict, errors=(404,))
     yield _get(f"{_DEVBOX}/usage", on.usage, READ, "show usage", answers=views.UsageView, errors=(404,))
     one = ("execution_id", "shell_name")
     yield _get(f"{_DEVBOX}/logs", on.logs, READ, "show logs", answers=views.LogListView, query=one, errors=(404,))
     place = (*one, "starting_after")
     yield _stream(f"{_DEVBOX}/logs/tail", on.tail_logs, "follow log", views.LogTailView, place)
+
+
+def _disks(on: DevboxRoutes) -> Iterator[Route]:
+    """A devbox's disk without its box, and as the beginning of others."""
+    view = views.DevboxView
+    yield _post(f"{_DEVBOX}/suspend", on.suspend, WRITE, "suspend devbox", answers=view, errors=(404,))
+    yield _post(f"{_DEVBOX}/resume", on.resume, WRITE, "resume devbox", answers=view, errors=(404,))
+    yield _post(
+        f"{_DEVBOX}/fork", on.fork, WRITE, "fork devbox", answers=views.ForkView, replay=True, errors=(404, 429)
+    )
+    yield _get(f"{_DEVBOX}/lineage", on.lineage, READ, "show lineage", answers=views.LineageView, errors=(404,))
 
 
 def _snapshots(on: SnapshotRoutes) -> Iterator[Route]:

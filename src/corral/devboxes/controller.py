@@ -31,7 +31,7 @@ _LOOK_S: Final = 0.05
 #: A round rests for this many times as long as it took: with thousands of boxes it comes less often.
 _REST: Final = 10
 
-_POKES: Final = frozenset({"devbox.provisioning", "devbox.shutdown", "devbox.failure"})
+_POKES: Final = frozenset({"devbox.provisioning", "devbox.suspending", "devbox.shutdown", "devbox.failure"})
 
 _BOXED: Final = frozenset({Observed.INITIALIZING, Observed.RUNNING})
 

@@ -25,7 +25,7 @@ class Deadline:
 
 
 def deadline(devbox: Devbox, limits: Limits, *, now_ms: int, idle_s: float) -> Deadline | None:
-    """The next deadline of a devbox in its present state. None when it has ended."""
+    """The next deadline of a devbox in its present state. None when it has ended or is suspended."""
     if devbox.observed is Observed.PROVISIONING:
         left = limits.provisioning_s - _since(devbox.observed_at_ms, now_ms)
         return Deadline(left, Reason.START_FAILED, f"no box was made within {limits.provisioning_s:g} s")
@@ -33,6 +33,11 @@ def deadline(devbox: Devbox, limits: Limits, *, now_ms: int, idle_s: float) -> D
         left = limits.initializing_s - _since(devbox.observed_at_ms, now_ms)
         message = f"files and launch commands took over {limits.initializing_s:g} s"
         return Deadline(left, Reason.LAUNCH_FAILED, message)
+    if devbox.observed is Observed.SUSPENDING:
+        limit = limits.provisioning_s + devbox.request.suspend_limit_s
+        return Deadline(
+            limit - _since(devbox.observed_at_ms, now_ms), Reason.NONE, f"its disk was not kept within {limit:g} s"
+        )
     if devbox.observed is not Observed.RUNNING:
         return None
     request = devbox.request

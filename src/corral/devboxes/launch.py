@@ -14,12 +14,13 @@ from corral.core.store.store import Store
 from corral.devboxes import execution_rows, files
 from corral.devboxes.execution_rows import Wish
 from corral.devboxes.followers import Followers
-from corral.devboxes.model import Devbox, DevboxRequest, Execution, ExecutionSource
+from corral.devboxes.model import Devbox, DevboxRequest, Execution, ExecutionSource, Observed
 from corral.runtime.contract import FileProblem, Runtime, Stream
 
-#: Command ids of launch commands. A caller who uses one gets a conflict: the source is a part of what is compared.
-_COMMAND_ID: Final = "launch:{place}"
-_ENTRYPOINT_ID: Final = "launch:entrypoint"
+#: Command ids of launch commands, by the start that they belong to. A caller who uses one gets a conflict: the source
+#: is a part of what is compared.
+_COMMAND_ID: Final = "launch:{start}:{place}"
+_SUSPEND_ID: Final = "suspend:{start}:{place}"
 
 #: Bytes of standard error that are quoted in the message of a failure.
 _QUOTE: Final = 400
@@ -59,10 +60,11 @@ class Launch:
         sources = (ExecutionSource.SETUP, ExecutionSource.ENTRYPOINT)
         known = await self._store.read(lambda connection: execution_rows.of_source(connection, devbox.id, sources))
         begun = {execution.command_id: execution for execution in known}
+        start = devbox.start
         if not begun and (problem := await self._write_files(devbox)):
             return Progress(Outcome.FAILED, problem)
         for place, command in enumerate(devbox.request.launch_commands):
-            wish = Wish(command, source=ExecutionSource.SETUP, command_id=_COMMAND_ID.format(place=place))
+            wish = Wish(command, source=ExecutionSource.SETUP, command_id=_COMMAND_ID.format(start=start, place=place))
             execution = begun.get(wish.command_id)
             if execution is None:
                 execution = await self._followers.launch(devbox.account_id, devbox.id, wish)
@@ -71,8 +73,9 @@ class Launch:
             if execution.exit_code != 0:
                 return Progress(Outcome.FAILED, self._explain(place, execution))
         entrypoint = devbox.request.entrypoint
-        if entrypoint is not None and _ENTRYPOINT_ID not in begun:
-            wish = Wish(entrypoint, source=ExecutionSource.ENTRYPOINT, command_id=_ENTRYPOINT_ID)
+        entrypoint_id = _COMMAND_ID.format(start=start, place="entrypoint")
+        if entrypoint is not None and entrypoint_id not in begun:
+            wish = Wish(entrypoint, source=ExecutionSource.ENTRYPOINT, command_id=entrypoint_id)
             await self._followers.launch(devbox.account_id, devbox.id, wish)
         return Progress(Outcome.READY)
 
@@ -82,7 +85,28 @@ class Launch:
             return None
         sources = (ExecutionSource.ENTRYPOINT,)
         known = await self._store.read(lambda connection: execution_rows.of_source(connection, devbox.id, sources))
-        return next((execution for execution in known if execution.ended_at_ms is not None), None)
+        command_id = _COMMAND_ID.format(start=devbox.start, place="entrypoint")
+        ended = (one for one in known if one.command_id == command_id and one.ended_at_ms is not None)
+        return next(ended, None)
+
+    async def before_suspend(self, devbox: Devbox) -> bool:
+        """Run the next command that the devbox wants to run before it is suspended; whether all have ended.
+
+        One that fails is in the log, and holds nothing up.
+        """
+        sources = (ExecutionSource.SETUP,)
+        known = await self._store.read(lambda connection: execution_rows.of_source(connection, devbox.id, sources))
+        begun = {execution.command_id: execution for execution in known}
+        times = sum(one.status is Observed.SUSPENDING for one in devbox.transitions)
+        for place, command in enumerate(devbox.request.suspend_commands):
+            command_id = _SUSPEND_ID.format(start=times, place=place)
+            execution = begun.get(command_id)
+            if execution is None:
+                wish = Wish(command, source=ExecutionSource.SETUP, command_id=command_id)
+                execution = await self._followers.launch(devbox.account_id, devbox.id, wish)
+            if execution.ended_at_ms is None:
+                return False
+        return True
 
     async def _write_files(self, devbox: Devbox) -> str:
         """Write the files of the request; return why one cannot be written, or nothing. Writing again does no harm."""

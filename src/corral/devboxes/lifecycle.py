@@ -17,7 +17,7 @@ from corral.core.store.store import Store
 from corral.devboxes import deadlines, faults, launch, rows
 from corral.devboxes.followers import Followers
 from corral.devboxes.launch import Launch, Outcome
-from corral.devboxes.model import ENDED, Desired, Devbox, Observed, Reason
+from corral.devboxes.model import ENDED, Desired, Devbox, Observed, Reason, copy_of
 from corral.devboxes.vitals import Vitals
 from corral.runtime.contract import (
     Box,
@@ -30,6 +30,7 @@ from corral.runtime.contract import (
     NoSuchSnapshot,
     Runtime,
     RuntimeFailure,
+    SnapshotExists,
 )
 
 #: Between two looks at a copy that a box is to begin as.
@@ -40,6 +41,9 @@ _MAX_HOSTNAME: Final = 63
 _TO_RUNNING: Final = rows.Step((Observed.RUNNING,))
 _AT_ONCE: Final = rows.Step((Observed.INITIALIZING, Observed.RUNNING))
 _TO_INITIALIZING: Final = rows.Step((Observed.INITIALIZING,), Reason.STARTING)
+_SUSPEND_IDLE: Final = rows.Step((Observed.SUSPENDING,), Reason.IDLE, desired=Desired.SUSPENDED)
+_SUSPENDING: Final = frozenset({Observed.SUSPENDING})
+_RUNNING: Final = frozenset({Observed.RUNNING})
 _PROVISIONING: Final = frozenset({Observed.PROVISIONING})
 _INITIALIZING: Final = frozenset({Observed.INITIALIZING})
 
@@ -114,9 +118,13 @@ class Lifecycle:
             return await self._remove(devbox_id)
         due = self._deadline(devbox)
         if due is not None and due.left_s <= 0:
-            return await self._end(devbox, due.reason, self._troubles.get(devbox_id, due.message))
+            return await self._act_on(devbox, due)
+        if devbox.observed is Observed.SUSPENDED:
+            return None
         if devbox.observed is Observed.PROVISIONING:
             return await self._provision(devbox)
+        if devbox.observed is Observed.SUSPENDING:
+            return await self._suspend(devbox)
         box = await self._inspect(devbox_id)
         if box is None or box.status is BoxStatus.DEAD:
             return await self._mourn(devbox, box)
@@ -125,6 +133,58 @@ class Lifecycle:
         if devbox.observed is Observed.INITIALIZING:
             return await self._initialize(devbox)
         return await self._keep(devbox)
+
+    async def _act_on(self, devbox: Devbox, due: deadlines.Deadline) -> float | None:
+        if devbox.observed is Observed.SUSPENDING:
+            return await self._stay(devbox, self._troubles.get(devbox.id, due.message))
+        if due.reason is Reason.IDLE and devbox.request.idle_suspends:
+            suspending = await self._move(devbox, _RUNNING, _SUSPEND_IDLE)
+            return await self._suspend(suspending) if suspending is not None else None
+        return await self._end(devbox, due.reason, self._troubles.get(devbox.id, due.message))
+
+    # -- towards suspended, and back
+
+    async def _suspend(self, devbox: Devbox) -> float | None:
+        """Run its last commands, keep its disk, remove its box. A step that was cut off is done again."""
+        left = devbox.request.suspend_limit_s - (self._clock.now_ms() - devbox.observed_at_ms) / 1000
+        box = await self._inspect(devbox.id)
+        if box is None:
+            # The server that removed it died before it could say so.
+            return await self._asleep(devbox) if devbox.kept is not None else await self._mourn(devbox, None)
+        if box.status is BoxStatus.RUNNING and left > 0 and not await self._launch.before_suspend(devbox):
+            return left
+        try:
+            await self._keep_disk(devbox)
+        except BoxGone:
+            return await self._mourn(devbox, None)
+        except RuntimeFailure as problem:
+            return await self._stay(devbox, problem.message)
+        async with self._stops:
+            await self._runtime.destroy(devbox.id)
+        return await self._asleep(devbox)
+
+    async def _keep_disk(self, devbox: Devbox) -> None:
+        name = copy_of(devbox.id)
+        try:
+            copied = await self._runtime.snapshot(devbox.id, name)
+        except SnapshotExists:
+            # Of a step that was cut off: the box has gone on since.
+            await self._runtime.forget_snapshot(name)
+            copied = await self._runtime.snapshot(devbox.id, name)
+        await self._store.write(lambda connection: rows.keep(connection, devbox.id, copied.layers))
+
+    async def _asleep(self, devbox: Devbox) -> float | None:
+        self._troubles.pop(devbox.id, None)
+        await self._move(devbox, _SUSPENDING, rows.Step((Observed.SUSPENDED,), devbox.reason, devbox.message))
+        return None
+
+    async def _stay(self, devbox: Devbox, message: str) -> float | None:
+        """It cannot be suspended: it goes on running, and says why."""
+        self._troubles.pop(devbox.id, None)
+        step = rows.Step((Observed.RUNNING,), message=f"not suspended: {message}", desired=Desired.RUNNING)
+        running = await self._move(devbox, _SUSPENDING, step)
+        self._log.warning("devbox not suspended", devbox=devbox.id, message=message)
+        return await self._keep(running) if running is not None else None
 
     # -- towards running
 
@@ -144,11 +204,13 @@ class Lifecycle:
             self._troubles[devbox.id] = problem.message  # what the failure says if no later try succeeds in time
             raise
         self._troubles.pop(devbox.id, None)
-        if launch.is_empty(devbox.request):
-            running = await self._move(devbox, _PROVISIONING, _AT_ONCE)
-            return await self._keep(running) if running is not None else None
-        initializing = await self._move(devbox, _PROVISIONING, _TO_INITIALIZING)
-        return await self._initialize(initializing) if initializing is not None else None
+        empty = launch.is_empty(devbox.request)
+        moved = await self._move(devbox, _PROVISIONING, _AT_ONCE if empty else _TO_INITIALIZING)
+        if moved is None:
+            return None
+        if devbox.kept is not None:
+            await self._runtime.forget_snapshot(copy_of(devbox.id))
+        return await (self._keep(moved) if empty else self._initialize(moved))
 
     async def _make_box(self, devbox: Devbox, source: Source) -> None:
         """Make the box, or keep the one that was made for this row before a restart."""
@@ -210,6 +272,8 @@ class Lifecycle:
 
     async def _end(self, devbox: Devbox, reason: Reason, message: str) -> float | None:
         """Record why the devbox has ended, unless it ended otherwise meanwhile; the event removes the box."""
+        if devbox.observed is Observed.PROVISIONING and devbox.kept is not None:
+            return await self._sleep_on(devbox, reason, message)
         asked_for = reason in {Reason.KEEP_ALIVE_TIMEOUT, Reason.IDLE, Reason.ENTRYPOINT_EXIT}
         status = Observed.SHUTDOWN if asked_for else Observed.FAILURE
         step = rows.Step((status,), reason, message, desired=Desired.SHUTDOWN if asked_for else None)
@@ -218,9 +282,18 @@ class Lifecycle:
             self._log.info("devbox ended", devbox=devbox.id, status=status.value, reason=reason.value, message=message)
         return None
 
+    async def _sleep_on(self, devbox: Devbox, reason: Reason, message: str) -> float | None:
+        """No box could be made for a suspended devbox: its disk is kept on, and it says why."""
+        await self._runtime.destroy(devbox.id)
+        step = rows.Step((Observed.SUSPENDED,), reason, message, desired=Desired.SUSPENDED)
+        await self._move(devbox, _PROVISIONING, step)
+        self._log.warning("devbox not resumed", devbox=devbox.id, reason=reason.value, message=message)
+        return None
+
     async def _remove(self, devbox_id: str) -> float | None:
         async with self._stops:
             await self._runtime.destroy(devbox_id)
+        await self._runtime.forget_snapshot(copy_of(devbox_id))
         self._troubles.pop(devbox_id, None)
         self._vitals.forget(devbox_id)
         await self._followers.abandon(devbox_id)

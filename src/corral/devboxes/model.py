@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from corral.runtime.contract import Limits, TerminalSize, User
+from corral.runtime.contract import Layer, Limits, TerminalSize, User
 
 T = TypeVar("T")
 
@@ -16,15 +16,18 @@ class Desired(enum.StrEnum):
     """What the caller wants of a devbox."""
 
     RUNNING = "running"
+    SUSPENDED = "suspended"
     SHUTDOWN = "shutdown"
 
 
 class Observed(enum.StrEnum):
-    """What is so. The dialect's names; those that belong to suspend arrive with it."""
+    """What is so. The dialect's names; resuming is provisioning again, as clients take `resuming` for an end."""
 
     PROVISIONING = "provisioning"  #: the runtime makes the box
     INITIALIZING = "initializing"  #: the box answers; mounts and launch commands run
     RUNNING = "running"  #: ready
+    SUSPENDING = "suspending"  #: its last commands run, then its disk is kept and its box removed
+    SUSPENDED = "suspended"  #: there is no box; `kept` has what the next one begins as
     FAILURE = "failure"  #: ended without being asked to; `reason` says why
     SHUTDOWN = "shutdown"  #: ended because it was asked to, or its time was up; `reason` says which
 
@@ -37,6 +40,7 @@ class Reason(enum.StrEnum):
 
     NONE = ""  #: running
     STARTING = "starting"  #: on its way to running
+    API_SUSPEND = "api_suspend"
     API_SHUTDOWN = "api_shutdown"
     KEEP_ALIVE_TIMEOUT = "keep_alive_timeout"
     IDLE = "idle"
@@ -76,7 +80,10 @@ class DevboxRequest:
     entrypoint: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)  #: path -> text, written before the launch commands
     keep_alive_s: int = 3600
-    idle_s: int | None = None  #: shut down after this many seconds without activity; replaces keep_alive_s
+    idle_s: int | None = None  #: end after this many seconds without activity; replaces keep_alive_s
+    idle_suspends: bool = False  #: suspend it then, instead of shutting it down
+    suspend_commands: tuple[str, ...] = ()
+    suspend_limit_s: float = 30.0  #: for all of them together
     launch_parameters: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -96,6 +103,17 @@ class Devbox:
     ended_at_ms: int | None
     transitions: tuple[Transition, ...]
     parent_id: str | None = None  #: the devbox whose disk it began as a copy of
+    kept: tuple[Layer, ...] | None = None  #: the layers below the disk that is kept while there is no box
+
+    @property
+    def start(self) -> int:
+        """How often it was resumed."""
+        return sum(one.status is Observed.PROVISIONING for one in self.transitions) - 1
+
+
+def copy_of(devbox_id: str) -> str:
+    """What the copy of a suspended devbox's disk is called among the host's snapshots."""
+    return f"{devbox_id}-suspended"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ CUSTOM_DISK: Final = 16
 
 KEEP_ALIVE_S: Final = 3600
 MAX_KEEP_ALIVE_S: Final = 172_800
+SUSPEND_DEADLINE_MS: Final = 30_000
 MAX_SUSPEND_DEADLINE_MS: Final = 60_000
 
 #: A box maps 65,536 ids; the two highest are the overflow ids, nobody and nogroup.
@@ -56,7 +57,8 @@ def request(body: wire.CreateBody, *, architecture: str) -> DevboxRequest:
         raise _invalid("blueprint_name", f"there is no blueprint {body.blueprint_name[:100]!r}")
     parameters = body.launch_parameters or wire.LaunchParameters()
     idle = _after_idle(parameters)
-    _check_hooks(parameters)
+    hooks = _hooks(parameters)
+    deadline = hooks.suspend_deadline_ms
     return DevboxRequest(
         name=body.name or None,
         metadata=body.metadata or {},
@@ -69,6 +71,9 @@ def request(body: wire.CreateBody, *, architecture: str) -> DevboxRequest:
         files=_files(body),
         keep_alive_s=_keep_alive(parameters),
         idle_s=idle.idle_time_seconds if idle else None,
+        idle_suspends=idle is not None and idle.on_idle == "suspend",
+        suspend_commands=tuple(hooks.suspend_commands or ()),
+        suspend_limit_s=(SUSPEND_DEADLINE_MS if deadline is None else deadline) / 1000,
         launch_parameters=_effective(parameters, idle, architecture),
     )
 
@@ -106,17 +111,9 @@ def _later_parameters(parameters: wire.LaunchParameters) -> Iterator[str]:
     if parameters.required_services:
         yield "required_services"
     lifecycle = parameters.lifecycle or wire.Lifecycle()
-    for name, policy in (
-        ("after_idle", parameters.after_idle),
-        ("lifecycle.after_idle", lifecycle.after_idle),
-    ):
-        if policy is not None and policy.on_idle == "suspend":
-            yield f"{name}.on_idle suspend"
-    triggers, hooks = lifecycle.resume_triggers, lifecycle.lifecycle_hooks
+    triggers = lifecycle.resume_triggers
     if triggers is not None and (triggers.http or triggers.axon_event):
         yield "lifecycle.resume_triggers"
-    if hooks is not None and hooks.suspend_commands:
-        yield "lifecycle.lifecycle_hooks.suspend_commands"
 
 
 def _limits(parameters: wire.LaunchParameters) -> Limits:
@@ -169,12 +166,13 @@ def _after_idle(parameters: wire.LaunchParameters) -> wire.AfterIdle | None:
     return policy
 
 
-def _check_hooks(parameters: wire.LaunchParameters) -> None:
-    hooks = parameters.lifecycle.lifecycle_hooks if parameters.lifecycle else None
-    deadline = hooks.suspend_deadline_ms if hooks else None
+def _hooks(parameters: wire.LaunchParameters) -> wire.LifecycleHooks:
+    hooks = (parameters.lifecycle.lifecycle_hooks if parameters.lifecycle else None) or wire.LifecycleHooks()
+    deadline = hooks.suspend_deadline_ms
     if deadline is not None and not 0 <= deadline <= MAX_SUSPEND_DEADLINE_MS:
         field = "lifecycle.lifecycle_hooks.suspend_deadline_ms"
         raise _bad(field, f"must be 0 to {MAX_SUSPEND_DEADLINE_MS}, not {deadline}")
+    return hooks
 
 
 def _user(parameters: wire.UserParameters | None) -> User:

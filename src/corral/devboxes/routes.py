@@ -143,12 +143,26 @@ class DevboxRoutes:
         """End the devbox for good, in any state. Answers with `shutdown` at once; repeating it is harmless."""
         return views.devbox_view(await self._devboxes.shutdown(params.account_id(request), devbox_id, force=force))
 
+    async def suspend(self, request: Request, devbox_id: DevboxId, body: Nothing) -> views.DevboxView:
+        """Keep the devbox's disk, and give back its memory, processors and address. What runs in it ends."""
+        return views.devbox_view(await self._devboxes.suspend(params.account_id(request), devbox_id))
+
+    async def resume(self, request: Request, devbox_id: DevboxId, body: Nothing) -> views.DevboxView:
+        """Start a suspended devbox again, with the disk that was kept. Its launch commands run again."""
+        return views.devbox_view(await self._devboxes.resume(params.account_id(request), devbox_id))
+
     async def fork(self, request: Request, devbox_id: DevboxId, body: wire.ForkBody) -> views.ForkView:
         """Create devboxes that begin as this one's disk is now; it goes on running."""
+        account_id, keep = params.account_id(request), params.keep(request)
+
+        def kept(connection: sa.Connection, made: tuple[model.Devbox, ...]) -> None:
+            if keep is not None:
+                keep(connection, views.fork_view(made).model_dump_json(exclude_none=True).encode())
+
         made = await self._devboxes.fork(
-            params.account_id(request), devbox_id, body.count, name=body.name, metadata=body.metadata
+            account_id, devbox_id, body.count, name=body.name, metadata=body.metadata, also=kept
         )
-        return views.ForkView(devboxes=[views.devbox_view(devbox) for devbox in made])
+        return views.fork_view(made)
 
     async def lineage(self, request: Request, devbox_id: DevboxId) -> views.LineageView:
         """Which devboxes began as copies of which, in the tree that this one is in."""

@@ -26,6 +26,7 @@ from corral.devboxes.model import (
     Transition,
 )
 from corral.devboxes.tables import DEVBOXES, METADATA, SSH_KEYS, devbox_from_row, request_to_json
+from corral.runtime.contract import Layer
 
 MAX_PAGE: Final = 5000
 
@@ -35,6 +36,9 @@ MOST_RELATIVES: Final = 1000
 #: Metadata keys, or values of a key, on one page unless told otherwise: each costs an index search.
 METADATA_PAGE: Final = 1000
 LIVE: Final = frozenset(Observed) - ENDED
+
+#: While there is no box, or soon none, what was kept of the last one stays.
+BOXLESS: Final = frozenset({Observed.PROVISIONING, Observed.SUSPENDING, Observed.SUSPENDED})
 
 _C = DEVBOXES.c
 
@@ -77,6 +81,7 @@ def insert(
         "transitions": [_stored(start)],
         "version": 0,
         "parent_id": parent_id,
+        "kept": None,
     }
     seq = connection.execute(_INSERT, values).scalar_one()
     _insert_metadata(connection, account_id, seq, request.metadata)
@@ -142,6 +147,7 @@ def transition(
         "observed_at_ms": at_ms,
         "ended_at_ms": at_ms if ends else None,
         "transitions": [*row["transitions"], *(_stored(one) for one in passed)],
+        "kept": row["kept"] if step.statuses[-1] in BOXLESS else None,
         "version": row["version"] + 1,
     }
     swapped = connection.execute(_SWAP, {"key": devbox_id, "was": row["version"], **changes})
@@ -228,6 +234,18 @@ def _distinct(
             break
         found.append(last)
     return Page(items=tuple(found[:limit]), has_more=len(found) > limit, total=None)
+
+
+def keep(connection: sa.Connection, devbox_id: str, layers: tuple[Layer, ...]) -> None:
+    """Record that the devbox's disk is kept apart from its box."""
+    packed = [layer.pack() for layer in layers]
+    connection.execute(DEVBOXES.update().where(_C.id == devbox_id, _C.ended_at_ms.is_(None)), {"kept": packed})
+
+
+def keeping(connection: sa.Connection) -> set[str]:
+    """Devboxes whose disk is, or may be, kept apart from a box."""
+    kept = _C.kept.is_not(None) | (_C.observed == Observed.SUSPENDING.value)
+    return set(connection.execute(sa.select(_C.id).where(_C.ended_at_ms.is_(None), kept)).scalars())
 
 
 def begins_as(connection: sa.Connection, snapshot_id: str) -> bool:

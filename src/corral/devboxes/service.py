@@ -22,6 +22,7 @@ from corral.devboxes.file_calls import FileCall, FileCalls
 from corral.devboxes.files import Files
 from corral.devboxes.log_tail import LogTails, Which
 from corral.devboxes.model import (
+    ENDED,
     Desired,
     Devbox,
     DevboxRequest,
@@ -58,6 +59,10 @@ __all__ = [
 
 #: Waiters look again this often even if nothing wakes them: the bound on a wake-up lost to a defect.
 _LOOK_AGAIN_S: Final = 30.0
+
+_SUSPEND: Final = rows.Step((Observed.SUSPENDING,), Reason.API_SUSPEND, desired=Desired.SUSPENDED)
+_RESUME: Final = rows.Step((Observed.PROVISIONING,), Reason.STARTING, desired=Desired.RUNNING)
+_ASLEEP: Final = frozenset({Observed.SUSPENDING, Observed.SUSPENDED})
 
 _BY_API: Final = rows.Step((Observed.SHUTDOWN,), Reason.API_SHUTDOWN, desired=Desired.SHUTDOWN)
 
@@ -133,11 +138,13 @@ class Devboxes:
         *,
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        also: Callable[[sa.Connection, tuple[Devbox, ...]], None] | None = None,
     ) -> tuple[Devbox, ...]:
         """Record the wish for `count` devboxes that begin as this one's disk is at a moment soon after this call.
 
         They have its size, environment and user, and identities of their own; none of its processes. What it did at
-        its launch is on the disk and not done again, but its entrypoint runs. `name` and `metadata` None are its own.
+        its launch is on the disk and not done again, but its entrypoint runs. `name` and `metadata` None are its own;
+        `also` is as of `create`.
         Raises errors.WrongState when it does not run.
         """
         new = [self._ids.new("dbx") for _ in range(count)]
@@ -154,9 +161,12 @@ class Devboxes:
                 files={},
             )
             at_ms = self._clock.now_ms()
-            return tuple(
+            made = tuple(
                 rows.insert(connection, each, account_id, request, at_ms, parent_id=devbox_id) for each in new
             )
+            if also is not None:
+                also(connection, made)
+            return made
 
         return await self._store.write(insert)
 
@@ -167,6 +177,46 @@ class Devboxes:
             return tuple(rows.relatives(connection, rows.get(connection, account_id, devbox_id)))
 
         return await self._store.read(find)
+
+    async def suspend(self, account_id: str, devbox_id: str) -> Devbox:
+        """Begin to keep the devbox's disk and to give back everything else; it is suspending when this returns.
+
+        Idempotent. Raises errors.WrongState when it neither runs nor is suspended.
+        """
+
+        def change(connection: sa.Connection) -> Devbox:
+            devbox = rows.get(connection, account_id, devbox_id)
+            if devbox.observed in _ASLEEP:
+                return devbox
+            rows.require_running(connection, account_id, devbox_id, "suspend")
+            moved = rows.transition(
+                connection, devbox_id, frozenset({Observed.RUNNING}), _SUSPEND, self._clock.now_ms()
+            )
+            return moved or devbox
+
+        return await self._store.write(change)
+
+    async def resume(self, account_id: str, devbox_id: str) -> Devbox:
+        """Begin to make a box for a suspended devbox, with the disk that was kept. Its launch commands run again.
+
+        Idempotent while it starts. Raises errors.WrongState when it is not suspended.
+        """
+
+        def change(connection: sa.Connection) -> Devbox:
+            devbox = rows.get(connection, account_id, devbox_id)
+            asleep = frozenset({Observed.SUSPENDED})
+            moved = rows.transition(connection, devbox_id, asleep, _RESUME, self._clock.now_ms())
+            if (moved is None and devbox.start == 0) or (moved is None and devbox.observed in _ASLEEP | ENDED):
+                raise errors.WrongState(
+                    f"cannot resume devbox {devbox_id}: it is {devbox.observed.value}, not suspended"
+                )
+            return moved or devbox
+
+        return await self._store.write(change)
+
+    def keeping(self, connection: sa.Connection) -> set[str]:
+        """In the caller's transaction: devboxes whose disk is, or may be, kept apart from a box."""
+        return rows.keeping(connection)
 
     def begins_as(self, connection: sa.Connection, snapshot_id: str) -> bool:
         """In the caller's transaction: whether a devbox still waits for a box that begins as the snapshot."""

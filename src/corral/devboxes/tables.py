@@ -22,7 +22,7 @@ from corral.devboxes.model import (
     Reason,
     Transition,
 )
-from corral.runtime.contract import Limits, TerminalSize, User
+from corral.runtime.contract import Layer, Limits, TerminalSize, User
 
 #: What a query or an insert has of a row.
 Row = Mapping[str, Any] | sa.RowMapping
@@ -48,6 +48,7 @@ DEVBOXES: Final = sa.Table(
     sa.Column("transitions", sa.JSON, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("parent_id", sa.Text),
+    sa.Column("kept", sa.JSON(none_as_null=True)),
     sa.Index("ix_devboxes_parent_id_seq", "parent_id", "seq"),
     sa.Index("ix_devboxes_account_id_seq", "account_id", "seq"),
     sa.Index("ix_devboxes_account_id_observed_seq", "account_id", "observed", "seq"),
@@ -141,6 +142,9 @@ def request_to_json(request: DevboxRequest) -> dict[str, Any]:
         "files": dict(request.files),
         "keep_alive_s": request.keep_alive_s,
         "idle_s": request.idle_s,
+        "idle_suspends": request.idle_suspends,
+        "suspend_commands": list(request.suspend_commands),
+        "suspend_limit_s": request.suspend_limit_s,
         "launch_parameters": dict(request.launch_parameters),
     }
 
@@ -163,6 +167,7 @@ def devbox_from_row(row: Row) -> Devbox:
             for status, at_ms, reason in row["transitions"]
         ),
         parent_id=row["parent_id"],
+        kept=tuple(map(Layer.unpack, row["kept"])) if row["kept"] is not None else None,
     )
 
 
@@ -181,6 +186,9 @@ def _request_from_row(row: Row) -> DevboxRequest:
         files=stored["files"],
         keep_alive_s=stored["keep_alive_s"],
         idle_s=stored["idle_s"],
+        idle_suspends=stored.get("idle_suspends", False),
+        suspend_commands=tuple(stored.get("suspend_commands", ())),
+        suspend_limit_s=stored.get("suspend_limit_s", 30.0),
         launch_parameters=stored["launch_parameters"],
     )
 

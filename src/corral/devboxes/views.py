@@ -5,6 +5,7 @@ Owns the names and shapes of answers: the dialect's fields, and Corral's own bes
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Literal
 
 from corral.devboxes import model, wire
@@ -318,6 +319,11 @@ def devbox_view(devbox: model.Devbox) -> DevboxView:
         reason_message=devbox.message or None,
         observed_at_ms=devbox.observed_at_ms,
     )
+
+
+def fork_view(made: Iterable[model.Devbox]) -> ForkView:
+    """The devboxes of a fork as clients see them."""
+    return ForkView(devboxes=[devbox_view(devbox) for devbox in made])
 
 
 def relative_view(relative: model.Relative) -> RelativeView:

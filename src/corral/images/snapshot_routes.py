@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
+import sqlalchemy as sa
 from fastapi import Path, Query
 from starlette.requests import Request
 
@@ -43,7 +44,14 @@ class SnapshotRoutes:
 
     async def take_async(self, request: Request, devbox_id: DevboxId, body: wire.SnapshotBody) -> wire.SnapshotView:
         """Begin to copy the devbox's disk; its status tells when the copy is complete."""
-        return wire.snapshot_view(await self._snapshots.take(params.account_id(request), devbox_id, _wish(body)))
+        keep = params.keep(request)
+
+        def kept(connection: sa.Connection, snapshot: model.Snapshot) -> None:
+            if keep is not None:
+                keep(connection, wire.snapshot_view(snapshot).model_dump_json(exclude_none=True).encode())
+
+        account_id = params.account_id(request)
+        return wire.snapshot_view(await self._snapshots.take(account_id, devbox_id, _wish(body), also=kept))
 
     async def status(self, request: Request, snapshot_id: SnapshotId) -> wire.SnapshotStatusView:
         """Where the making of a snapshot is."""
@@ -53,7 +61,7 @@ class SnapshotRoutes:
         self,
         request: Request,
         devbox_id: Annotated[str | None, Query(pattern=_DEVBOX_ID)] = None,
-        source_blueprint_id: Annotated[str | None, Query(max_length=256)] = None,
+        source_blueprint_id: Annotated[str | None, Query(max_length=256, pattern=r"\S")] = None,
         limit: params.Limit = 20,
         starting_after: params.StartingAfter = None,
         include_total_count: params.IncludeTotalCount = True,  # noqa: FBT002 - a query parameter

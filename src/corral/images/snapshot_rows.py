@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from corral.core import errors, events
 from corral.images.model import Snapshot, SnapshotPage, SnapshotStatus, SnapshotWish
-from corral.images.tables import SNAPSHOT_METADATA, SNAPSHOTS, layers_to_json, snapshot_from_row
+from corral.images.tables import SNAPSHOT_METADATA, SNAPSHOTS, snapshot_from_row
 from corral.runtime.contract import Layer
 
 MAX_PAGE: Final = 5000
@@ -102,7 +102,7 @@ def finish(connection: sa.Connection, snapshot_id: str, outcome: Outcome, at_ms:
         "message": outcome.message,
         "size": outcome.size,
         "still_ms": outcome.still_ms,
-        "layers": layers_to_json(outcome.layers),
+        "layers": [layer.pack() for layer in outcome.layers],
     }
     return _move(connection, snapshot_id, SnapshotStatus.IN_PROGRESS, changes, at_ms)
 
@@ -203,7 +203,7 @@ def _cursor(connection: sa.Connection, account_id: str, snapshot_id: str) -> int
     query = sa.select(_C.seq).where(_C.id == snapshot_id, _C.account_id == account_id)
     seq = connection.execute(query).scalar()
     if seq is None:
-        raise errors.Invalid(f"cannot list snapshots: there is no snapshot {snapshot_id} to start after")
+        raise errors.Invalid(f"cannot list snapshots: starting_after: there is no snapshot {snapshot_id}")
     return int(seq)
 
 

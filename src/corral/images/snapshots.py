@@ -7,7 +7,7 @@ answers; the controller acts on the event, and on what it finds after a restart.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ from corral.core.clock import Clock
 from corral.core.ids import Ids
 from corral.core.reconcile import Reconciler
 from corral.core.store.store import Store
-from corral.devboxes.model import Devbox
+from corral.devboxes.model import Devbox, copy_of
 from corral.devboxes.service import Devboxes
 from corral.images import snapshot_rows as rows
 from corral.images.model import Snapshot, SnapshotPage, SnapshotStatus, SnapshotWish, Source
@@ -65,6 +65,8 @@ class Sources:
         Raises errors.CorralError when it is not there, and will not be.
         """
         snapshot_id = devbox.request.snapshot_id
+        if devbox.kept is not None:
+            return Source(devbox.kept, await self._env(devbox), copy_of(devbox.id))
         if snapshot_id is None:
             image = self._images.resolve(devbox.request.image)
             return Source(image.layers, image.env)
@@ -75,6 +77,14 @@ class Sources:
         if snapshot.status is SnapshotStatus.IN_PROGRESS:
             return None
         return Source(snapshot.layers, snapshot.env, snapshot.id)
+
+    async def _env(self, devbox: Devbox) -> Mapping[str, str]:
+        origin = devbox.request.snapshot_id
+        if origin is not None:
+            snapshot = await self._store.read(lambda connection: rows.find(connection, origin))
+            if snapshot is not None:
+                return snapshot.env
+        return self._images.resolve(devbox.request.image).env
 
 
 class SnapshotRules:
@@ -120,13 +130,26 @@ class Snapshots:
         self._rules = rules
         self._clock = clock
 
-    async def take(self, account_id: str, devbox_id: str, wish: SnapshotWish) -> Snapshot:
-        """Record the wish for a snapshot of a devbox and return it, in progress. Raises errors.WrongState."""
+    async def take(
+        self,
+        account_id: str,
+        devbox_id: str,
+        wish: SnapshotWish,
+        *,
+        also: Callable[[sa.Connection, Snapshot], None] | None = None,
+    ) -> Snapshot:
+        """Record the wish for a snapshot of a devbox and return it, in progress. Raises errors.WrongState.
+
+        `also` is called in the same transaction.
+        """
         devbox = await self._devboxes.get(account_id, devbox_id)
 
         def insert(connection: sa.Connection) -> Snapshot:
             self._devboxes.require_running(connection, account_id, devbox_id, "snapshot")
-            return self._rules.insert(connection, devbox, wish)
+            snapshot = self._rules.insert(connection, devbox, wish)
+            if also is not None:
+                also(connection, snapshot)
+            return snapshot
 
         return await self._store.write(insert)
 
@@ -223,7 +246,12 @@ class SnapshotController:
     async def resync(self) -> None:
         """Look at every row that has something to be done, and remove what is on the host and nobody's."""
         there = await self._runtime.snapshots()
-        known, due = await self._store.read(lambda connection: (rows.kept(connection), rows.to_do(connection)))
+
+        def look(connection: sa.Connection) -> tuple[set[str], list[str]]:
+            asleep = {copy_of(devbox_id) for devbox_id in self._devboxes.keeping(connection)}
+            return rows.kept(connection) | asleep, rows.to_do(connection)
+
+        known, due = await self._store.read(look)
         for name in set(there) - known:
             self._log.warning("removed a snapshot of no row", snapshot=name)
             await self._runtime.forget_snapshot(name)

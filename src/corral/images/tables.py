@@ -6,7 +6,6 @@ Owns column names and indexes. Must not hold a rule about states.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -59,11 +58,6 @@ SNAPSHOT_METADATA: Final = sa.Table(
 )
 
 
-def layers_to_json(layers: tuple[Layer, ...]) -> list[Any]:
-    """As the column holds them."""
-    return [[layer.digest, str(layer.path), layer.id_base] for layer in layers]
-
-
 def snapshot_from_row(row: Row) -> Snapshot:
     """A row as the model has it."""
     return Snapshot(
@@ -75,7 +69,7 @@ def snapshot_from_row(row: Row) -> Snapshot:
         message=row["message"],
         size=row["size"],
         still_ms=row["still_ms"],
-        layers=tuple(Layer(digest, Path(path), id_base) for digest, path, id_base in row["layers"]),
+        layers=tuple(map(Layer.unpack, row["layers"])),
         env=row["env"],
         created_at_ms=row["created_at_ms"],
         passing=row["passing"],

@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -30,6 +31,16 @@ class Layer:
     digest: str
     path: Path
     id_base: int = 0
+
+    def pack(self) -> list[str | int]:
+        """As JSON types."""
+        return [self.digest, str(self.path), self.id_base]
+
+    @classmethod
+    def unpack(cls, packed: Sequence[Any]) -> Layer:
+        """The layer that `pack` made this from."""
+        digest, path, id_base = packed
+        return cls(digest, Path(path), id_base)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`corral snapshot` and `corral devbox fork|tree`."""
+"""`corral snapshot` and `corral devbox fork|tree|suspend|resume`."""
 
 from __future__ import annotations
 
@@ -47,6 +47,18 @@ def test_forks_and_their_tree(cli: Cli, box: str) -> None:
     assert [len(line) - len(line.lstrip()) for line in lines] == [0, 2, 4, 2]
     assert lines[2].split()[0] == "*"
     cli.out("devbox", "shutdown", leaf, *children)
+
+
+def test_a_devbox_is_suspended_and_resumed(cli: Cli, box: str) -> None:
+    cli.out("devbox", "exec", box, "--", "echo kept > file")
+    assert cli.out("devbox", "suspend", box).strip() == box
+    assert cli.json("devbox", "show", box)["status"] == "suspended"
+    assert box in cli.out("devbox", "list", "--status", "suspended")
+    done = cli.run("devbox", "exec", box, "--", "true")
+    assert done.returncode != 0
+    assert b"it is suspended" in done.stderr
+    assert cli.out("devbox", "resume", box).strip() == box
+    assert cli.out("devbox", "exec", box, "--", "cat file") == "kept\n"
 
 
 def test_the_library_makes_snapshots_and_forks(corral: Corral) -> None:

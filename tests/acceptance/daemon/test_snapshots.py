@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from corral.runtime.oci.settings import Places
 from tests.harness.server import Server
 
 pytestmark = [pytest.mark.root, pytest.mark.image, pytest.mark.timeout(240)]
@@ -140,3 +141,37 @@ def test_twenty_forks_of_a_busy_devbox_are_there_in_seconds(caller: Caller) -> N
     ]
     # The promise is 4 s on a quiet machine.
     assert took < 16, took
+
+
+def test_a_suspended_devbox_holds_nothing_of_the_host_but_its_disk(caller: Caller) -> None:
+    server = caller.server
+    places = Places(server.data.resolve(), Path("/run/corral"))
+    devbox_id = caller.create(launch_parameters={"launch_commands": ["date +%N >> starts"]})
+    caller.run(devbox_id, 'head -c 100M /dev/urandom > big; sha256sum big > sum; cp big "odd name"')
+    caller.post(f"/{devbox_id}/execute_async", command="sleep 600")
+
+    def reach(verb: str, status: str) -> float:
+        began = time.perf_counter()
+        caller.post(f"/{devbox_id}/{verb}")
+        wait = {"statuses": [status, "failure"], "timeout_seconds": 25}
+        assert caller.post(f"/{devbox_id}/wait_for_status", **wait)["status"] == status
+        return time.perf_counter() - began
+
+    suspended = reach("suspend", "suspended")
+    assert list(places.boxes.iterdir()) == []
+    assert list(places.bundles.iterdir()) == []
+    assert list(Path("/sys/fs/cgroup").glob(f"**/corral-{places.instance}/{devbox_id}")) == []
+    # Also for the next server, and for the one after that has died.
+    server.stop()
+    server.start()
+    server.kill9()
+    server.start()
+    resumed = reach("resume", "running")
+    assert caller.run(devbox_id, 'sha256sum --quiet -c sum && cmp big "odd name" && wc -l < starts') == "2\n"
+    assert suspended < 8, suspended
+    assert resumed < 6, resumed
+    caller.post(f"/{devbox_id}/shutdown")
+    deadline = time.monotonic() + 20
+    while list((server.data / "pool" / ".snapshots").iterdir()) or list(places.boxes.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

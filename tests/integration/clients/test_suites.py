@@ -43,9 +43,6 @@ NOT_OFFERED: Final = {
     "test_blueprints.*blueprint_with_secret*": "cannot use blueprints",
     "test_blueprints.*base_blueprint_by_name*": "there is no blueprint",
     "test_scenarios_benchmarks.test_create_scenario*": "cannot use scenarios",
-    "test_devboxes.test_await_suspended*": "cannot suspend devbox",
-    "*devbox.*.test_suspend_and_resume": "cannot suspend devbox",
-    "*devbox.*.test_resume_async": "cannot suspend devbox",
     "*devbox.*.test_enable_tunnel": "cannot enable tunnel",
     "*devbox.*.test_create_with_tunnel_param": "tunnel: this server does not offer it",
     "*devbox.*.test_create_from_blueprint_*": "cannot use blueprints",
@@ -104,7 +101,7 @@ def run(server: Server, suite: install.Suite, report: Path) -> list[Outcome]:
     """Run the suite with the settings that it has itself, but with fewer workers; every test with its outcome."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("RUNLOOP_", "PYTEST_"))}
     env |= {"RUNLOOP_BASE_URL": server.url, "RUNLOOP_API_KEY": server.key, "RUN_SMOKETESTS": "1"}
-    command = [str(suite.python), "-m", "pytest", "tests/smoketests", "-m", "smoketest", "-n", "3"]
+    command = [str(suite.python), "-m", "pytest", "tests/smoketests", "-m", "smoketest", "-n", "6"]
     command += ["--show-capture=no", "-p", "no:cacheprovider", f"--junitxml={report}"]
     done = subprocess.run(command, cwd=suite.tree, env=env, capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode in {0, 1}, done.stdout[-3000:] + done.stderr[-3000:]

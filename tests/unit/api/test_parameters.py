@@ -166,11 +166,25 @@ def test_two_idle_policies_that_differ_are_refused() -> None:
     assert "must be equal" in refusal({"launch_parameters": {"after_idle": one, "lifecycle": {"after_idle": other}}})
 
 
+def test_an_idle_devbox_can_be_suspended_after_its_last_commands() -> None:
+    hooks = {"suspend_commands": ["sync", "true"], "suspend_deadline_ms": 1500}
+    idle = {"idle_time_seconds": 9, "on_idle": "suspend"}
+    made = wish({"launch_parameters": {"lifecycle": {"after_idle": idle, "lifecycle_hooks": hooks}}})
+    assert (made.idle_s, made.idle_suspends) == (9, True)
+    assert (made.suspend_commands, made.suspend_limit_s) == (("sync", "true"), 1.5)
+    assert (wish({}).idle_suspends, wish({}).suspend_commands, wish({}).suspend_limit_s) == (False, (), 30)
+
+
+def test_a_devbox_begins_as_one_thing() -> None:
+    snapshot = f"snp_{'0' * 21}"
+    assert wish({"snapshot_id": snapshot}).snapshot_id == snapshot
+    assert "beside blueprint_name" in refusal({"snapshot_id": snapshot, "blueprint_name": "one"})
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [
         ({"blueprint_id": "bpt_1"}, "blueprint_id"),
-        ({"snapshot_id": "snp_1"}, "snapshot_id"),
         ({"tunnel": {}}, "tunnel"),
         ({"secrets": {"A": "b"}}, "secrets"),
         ({"gateways": {"A": {"gateway": "g", "secret": "s"}}}, "gateways"),
@@ -185,10 +199,6 @@ def test_two_idle_policies_that_differ_are_refused() -> None:
         ({"mounts": [{"type": "broker_mount", "axon_id": "a"}]}, "mounts[0].type broker_mount"),
         ({"launch_parameters": {"network_policy_id": "npol_1"}}, "launch_parameters.network_policy_id"),
         ({"launch_parameters": {"required_services": ["db"]}}, "launch_parameters.required_services"),
-        (
-            {"launch_parameters": {"after_idle": {"idle_time_seconds": 9, "on_idle": "suspend"}}},
-            "launch_parameters.after_idle.on_idle suspend",
-        ),
         (
             {"launch_parameters": {"lifecycle": {"resume_triggers": {"http": True}}}},
             "launch_parameters.lifecycle.resume_triggers",

@@ -128,7 +128,7 @@ def test_no_failure_of_the_runtime_is_left_out() -> None:
     named = {
         contract.HostUnfit, contract.HostExhausted, contract.BoxExists, contract.BoxGone, contract.BoxUnresponsive,
         contract.BoxExhausted, contract.BadCommand, contract.NoSuchExecution, contract.ExecutionEnded,
-        contract.PortClosed, FileProblem, contract.RuntimeFailure,
+        contract.PortClosed, FileProblem, contract.RuntimeFailure, contract.NoSuchSnapshot, contract.SnapshotExists,
     }  # fmt: skip
     assert {
         one for one in all_of(contract.RuntimeFailure) if one.__module__.startswith("corral.runtime.contract")

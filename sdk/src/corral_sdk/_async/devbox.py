@@ -56,7 +56,7 @@ class AsyncDevbox:
 
     @property
     def status(self) -> str:
-        """What the server last said: provisioning, initializing, running, failure or shutdown."""
+        """What the server last said: provisioning, initializing, running, suspending, suspended, failure, shutdown."""
         return self.info.status
 
     async def refresh(self) -> DevboxInfo:
@@ -96,6 +96,19 @@ class AsyncDevbox:
     async def shutdown(self) -> DevboxInfo:
         """End it, whatever state it is in. It and its disk are gone; its record and its logs stay."""
         self.info = DevboxInfo.from_wire(await self._transport.json(Call("POST", f"{self._path}/shutdown", json={})))
+        return self.info
+
+    async def suspend(self) -> DevboxInfo:
+        """Give back its memory, processors and address, and keep its disk; `wait("suspended")` until that is done.
+
+        What runs in it ends. Raises WrongState when it neither runs nor is suspended.
+        """
+        self.info = DevboxInfo.from_wire(await self._transport.json(Call("POST", f"{self._path}/suspend", json={})))
+        return self.info
+
+    async def resume(self) -> DevboxInfo:
+        """Start it again with the disk that was kept; `wait` until it runs. Raises WrongState when not suspended."""
+        self.info = DevboxInfo.from_wire(await self._transport.json(Call("POST", f"{self._path}/resume", json={})))
         return self.info
 
     async def snapshot(

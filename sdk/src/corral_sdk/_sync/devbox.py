@@ -57,7 +57,7 @@ class Devbox:
 
     @property
     def status(self) -> str:
-        """What the server last said: provisioning, initializing, running, failure or shutdown."""
+        """What the server last said: provisioning, initializing, running, suspending, suspended, failure, shutdown."""
         return self.info.status
 
     def refresh(self) -> DevboxInfo:
@@ -97,6 +97,19 @@ class Devbox:
     def shutdown(self) -> DevboxInfo:
         """End it, whatever state it is in. It and its disk are gone; its record and its logs stay."""
         self.info = DevboxInfo.from_wire(self._transport.json(Call("POST", f"{self._path}/shutdown", json={})))
+        return self.info
+
+    def suspend(self) -> DevboxInfo:
+        """Give back its memory, processors and address, and keep its disk; `wait("suspended")` until that is done.
+
+        What runs in it ends. Raises WrongState when it neither runs nor is suspended.
+        """
+        self.info = DevboxInfo.from_wire(self._transport.json(Call("POST", f"{self._path}/suspend", json={})))
+        return self.info
+
+    def resume(self) -> DevboxInfo:
+        """Start it again with the disk that was kept; `wait` until it runs. Raises WrongState when not suspended."""
+        self.info = DevboxInfo.from_wire(self._transport.json(Call("POST", f"{self._path}/resume", json={})))
         return self.info
 
     def snapshot(

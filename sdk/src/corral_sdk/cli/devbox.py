@@ -23,6 +23,8 @@ VERBS = {
     "ssh": "corral_sdk.cli.devbox_ssh:ssh",
     "ssh-config": "corral_sdk.cli.devbox_ssh:ssh_config",
     "cp": "corral_sdk.cli.devbox_cp:cp",
+    "suspend": "corral_sdk.cli.devbox_suspend:suspend",
+    "resume": "corral_sdk.cli.devbox_suspend:resume",
     "fork": "corral_sdk.cli.devbox_fork:fork",
     "tree": "corral_sdk.cli.devbox_fork:tree",
     "logs": "corral_sdk.cli.devbox_logs:logs",

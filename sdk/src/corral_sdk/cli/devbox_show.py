@@ -20,6 +20,8 @@ class Status(enum.StrEnum):
     PROVISIONING = "provisioning"
     INITIALIZING = "initializing"
     RUNNING = "running"
+    SUSPENDING = "suspending"
+    SUSPENDED = "suspended"
     FAILURE = "failure"
     SHUTDOWN = "shutdown"
 

@@ -48,7 +48,8 @@ class Tree:
         for path in (self.user.home, "/root", "/etc", "/usr", "/dev", *_PUBLIC):
             self.at(path).mkdir(parents=True, exist_ok=True)
         for device in ("null", "zero", "urandom"):
-            self.at(f"/dev/{device}").symlink_to(f"/dev/{device}")
+            if not self.at(f"/dev/{device}").is_symlink():
+                self.at(f"/dev/{device}").symlink_to(f"/dev/{device}")
 
     def at(self, path: str) -> Path:
         """Where an absolute box path is on the host."""

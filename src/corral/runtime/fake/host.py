@@ -154,8 +154,7 @@ class FakeHost:
             tree = Tree(self.root / "boxes" / spec.id, spec.user)
             if spec.origin is not None:
                 _copy_tree(self._snapshot(spec.origin), tree.root)
-            else:
-                tree.make()
+            tree.make()
             box = FakeBox(spec, tree, token=str(tree.root))
             self.boxes[spec.id] = box
             return box

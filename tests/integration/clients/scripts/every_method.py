@@ -45,7 +45,7 @@ LAUNCH = {
     "lifecycle": {
         "after_idle": IDLE,
         "resume_triggers": {"http": False, "axon_event": False},
-        "lifecycle_hooks": {"suspend_commands": [], "suspend_deadline_ms": 1000},
+        "lifecycle_hooks": {"suspend_commands": ["true"], "suspend_deadline_ms": 1000},
     },
     "launch_commands": ["true"],
     "provisioning_tier": "standard",
@@ -82,6 +82,16 @@ class Scene:
             time.sleep(0.02)
         return devbox_id
 
+    def running(self) -> str:
+        devbox_id: str = self.api.devboxes.create_and_await_running().id
+        return devbox_id
+
+    def suspended(self) -> str:
+        devbox_id = self.running()
+        self.api.devboxes.suspend(devbox_id)
+        self.api.devboxes.await_suspended(devbox_id)
+        return devbox_id
+
     def snapshot(self) -> str:
         snapshot_id: str = self.api.devboxes.snapshot_disk(self.box, **SNAPSHOT).id
         return snapshot_id
@@ -114,10 +124,14 @@ SCENES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "devboxes.list_disk_snapshots": lambda s: {"devbox_id": s.box, "limit": 2},
     "devboxes.delete_disk_snapshot": lambda s: {"id": s.snapshot()},
     "devboxes.disk_snapshots.list": lambda s: {"devbox_id": s.box, "limit": 2},
-    "devboxes.disk_snapshots.update": lambda s: {"snapshot_id": s.snapshot(), "name": "again"},
+    "devboxes.disk_snapshots.update": lambda s: {"id": s.snapshot(), "name": "again"},
     "devboxes.disk_snapshots.delete": lambda s: {"id": s.snapshot()},
     "devboxes.disk_snapshots.query_status": lambda s: {"id": s.snapshot()},
     "devboxes.disk_snapshots.await_completed": lambda s: {"id": s.snapshot()},
+    "devboxes.create_ssh_key": lambda s: {"id": s.box},
+    "devboxes.suspend": lambda s: {"id": s.running()},
+    "devboxes.resume": lambda s: {"id": s.suspended()},
+    "devboxes.await_suspended": lambda s: {"id": s.suspended()},
     "devboxes.update": lambda s: {"id": s.box, "name": "scene", "metadata": {"a": "b"}},
     "devboxes.list": lambda _: {"limit": 3},
     "devboxes.keep_alive": lambda s: {"id": s.box},
@@ -148,12 +162,13 @@ SCENES: dict[str, Callable[[Scene], dict[str, Any]]] = {
 }
 
 #: Methods that have no place in this server: none of theirs can end well, and none is a request of its own.
-LEFT_OUT = {"devboxes.await_suspended": "waits for what only suspend brings about"}
+LEFT_OUT: dict[str, str] = {}
 
 #: Fields that no answer has here, with the reason.
 NEVER = {
     "DevboxView.blueprint_id": "blueprints are not offered",
     "DevboxSnapshotView.source_blueprint_id": "blueprints are not offered",
+    "DevboxSnapshotAsyncStatusView.error_message": "only a copy that failed has one",
     "DevboxView.tunnel": "tunnels to ports are not offered",
     "DevboxView.gateway_specs": "gateways are not offered",
     "DevboxView.mcp_specs": "the MCP hub is not offered",

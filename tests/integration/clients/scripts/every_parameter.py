@@ -42,7 +42,10 @@ ADDRESS = {"id", "devbox_id", "execution_id", "session_name"}
 #: Parameters, from their end, for which an empty or blank text has a meaning.
 BLANK_IS_FINE = {
     "name": "no name",
+    "commit_message": "no message",
     "metadata.KEY": "an empty value",
+    "metadata_key": "an empty value",
+    "metadata_key_in": "an empty value",
     "environment_variables.KEY": "an empty value",
     "file_mounts.KEY": "an empty file",
     "mounts[].content": "an empty file",
@@ -52,7 +55,14 @@ BLANK_IS_FINE = {
 }
 
 #: The client leaves parameters of the query out that have an empty text.
-QUERY = {"devboxes.list starting_after", "devboxes.list status", "devboxes.shutdown force", "last_n", "offset"}
+QUERY = {
+    *("devboxes.list starting_after", "devboxes.list status", "devboxes.shutdown force", "last_n", "offset"),
+    *("devboxes.list_disk_snapshots starting_after", "devboxes.disk_snapshots.list starting_after"),
+    "source_blueprint_id",
+}
+
+#: Parameters that have another name on the wire.
+ALIASES = {"metadata_key": "metadata[key]", "metadata_key_in": "metadata[key][in]"}
 
 #: Numbers of any size: the dialect ignores a size out of range.
 ANY_NUMBER = {"pty.connect cols", "pty.connect rows"}
@@ -72,6 +82,8 @@ class Leaf:
     @property
     def last(self) -> str:
         """The name that a refusal must have."""
+        if self.path in ALIASES:
+            return ALIASES[self.path]
         return self.path.replace("[]", "").replace(".KEY", "").split(".")[-1]
 
 
