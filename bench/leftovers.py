@@ -32,6 +32,7 @@ def traces(places: Places) -> list[str]:
     )
     found += [f"cgroup {line}" for line in hidden.stdout.splitlines()]
     found += [f"box {path}" for path in places.boxes.glob("*")]
+    found += [f"prepared box {path}" for path in places.prepared.glob("*")]
     found += [f"bundle {path}" for path in places.bundles.glob("*")]
     claims = {
         int(claim.name): claim.read_text() for claim in (places.run / "blocks").glob("*") if claim.name.isdigit()

@@ -17,7 +17,7 @@ from corral.core.store.store import Store
 from corral.devboxes import deadlines, faults, launch, rows
 from corral.devboxes.followers import Followers
 from corral.devboxes.launch import Launch, Outcome
-from corral.devboxes.model import ENDED, Desired, Devbox, Observed, Reason, copy_of
+from corral.devboxes.model import ENDED, Desired, Devbox, Kept, Observed, Reason, copy_of
 from corral.devboxes.vitals import Vitals
 from corral.runtime.contract import (
     Box,
@@ -171,7 +171,8 @@ class Lifecycle:
             # Of a step that was cut off: the box has gone on since.
             await self._runtime.forget_snapshot(name)
             copied = await self._runtime.snapshot(devbox.id, name)
-        await self._store.write(lambda connection: rows.keep(connection, devbox.id, copied.layers))
+        kept = Kept(copied.layers, copied.size)
+        await self._store.write(lambda connection: rows.keep(connection, devbox.id, kept))
 
     async def _asleep(self, devbox: Devbox) -> float | None:
         self._troubles.pop(devbox.id, None)

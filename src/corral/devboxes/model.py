@@ -88,6 +88,14 @@ class DevboxRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """The disk of a box that is no more: the layers below it, and its size in bytes."""
+
+    layers: tuple[Layer, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Devbox:
     """A devbox as its row says. Times in Unix milliseconds; `message` explains `reason` to a person."""
 
@@ -103,7 +111,7 @@ class Devbox:
     ended_at_ms: int | None
     transitions: tuple[Transition, ...]
     parent_id: str | None = None  #: the devbox whose disk it began as a copy of
-    kept: tuple[Layer, ...] | None = None  #: the layers below the disk that is kept while there is no box
+    kept: Kept | None = None  #: what is kept of its box while there is none
 
     @property
     def start(self) -> int:

@@ -19,14 +19,14 @@ from corral.devboxes.model import (
     Desired,
     Devbox,
     DevboxRequest,
+    Kept,
     Observed,
     Page,
     Reason,
     Relative,
     Transition,
 )
-from corral.devboxes.tables import DEVBOXES, METADATA, SSH_KEYS, devbox_from_row, request_to_json
-from corral.runtime.contract import Layer
+from corral.devboxes.tables import DEVBOXES, METADATA, SSH_KEYS, devbox_from_row, kept_to_json, request_to_json
 
 MAX_PAGE: Final = 5000
 
@@ -236,10 +236,10 @@ def _distinct(
     return Page(items=tuple(found[:limit]), has_more=len(found) > limit, total=None)
 
 
-def keep(connection: sa.Connection, devbox_id: str, layers: tuple[Layer, ...]) -> None:
+def keep(connection: sa.Connection, devbox_id: str, kept: Kept) -> None:
     """Record that the devbox's disk is kept apart from its box."""
-    packed = [layer.pack() for layer in layers]
-    connection.execute(DEVBOXES.update().where(_C.id == devbox_id, _C.ended_at_ms.is_(None)), {"kept": packed})
+    values = {"kept": kept_to_json(kept)}
+    connection.execute(DEVBOXES.update().where(_C.id == devbox_id, _C.ended_at_ms.is_(None)), values)
 
 
 def keeping(connection: sa.Connection) -> set[str]:

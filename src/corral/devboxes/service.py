@@ -27,6 +27,7 @@ from corral.devboxes.model import (
     Devbox,
     DevboxRequest,
     Execution,
+    Kept,
     LogEntry,
     Observed,
     Page,
@@ -145,12 +146,12 @@ class Devboxes:
         They have its size, environment and user, and identities of their own; none of its processes. What it did at
         its launch is on the disk and not done again, but its entrypoint runs. `name` and `metadata` None are its own;
         `also` is as of `create`.
-        Raises errors.WrongState when it does not run.
+        Raises errors.WrongState when it neither runs nor is suspended.
         """
         new = [self._ids.new("dbx") for _ in range(count)]
 
         def insert(connection: sa.Connection) -> tuple[Devbox, ...]:
-            rows.require_running(connection, account_id, devbox_id, "fork")
+            self.require_disk(connection, account_id, devbox_id, "fork")
             parent = rows.get(connection, account_id, devbox_id)
             request = replace(
                 parent.request,
@@ -213,6 +214,16 @@ class Devboxes:
             return moved or devbox
 
         return await self._store.write(change)
+
+    def require_disk(self, connection: sa.Connection, account_id: str, devbox_id: str, verb: str) -> None:
+        """As `require_running`, but a suspended one has a disk as well."""
+        if rows.get(connection, account_id, devbox_id).observed is not Observed.SUSPENDED:
+            rows.require_running(connection, account_id, devbox_id, verb)
+
+    def asleep(self, connection: sa.Connection, devbox_id: str) -> Kept | None:
+        """In the caller's transaction: what is kept of the devbox's box, None unless it is suspended."""
+        devbox = rows.find(connection, devbox_id)
+        return devbox.kept if devbox is not None and devbox.observed is Observed.SUSPENDED else None
 
     def keeping(self, connection: sa.Connection) -> set[str]:
         """In the caller's transaction: devboxes whose disk is, or may be, kept apart from a box."""

@@ -18,6 +18,7 @@ from corral.devboxes.model import (
     Execution,
     ExecutionSource,
     ExecutionStatus,
+    Kept,
     Observed,
     Reason,
     Transition,
@@ -167,8 +168,17 @@ def devbox_from_row(row: Row) -> Devbox:
             for status, at_ms, reason in row["transitions"]
         ),
         parent_id=row["parent_id"],
-        kept=tuple(map(Layer.unpack, row["kept"])) if row["kept"] is not None else None,
+        kept=_kept(row["kept"]) if row["kept"] is not None else None,
     )
+
+
+def kept_to_json(kept: Kept) -> dict[str, Any]:
+    """What the column `kept` holds."""
+    return {"layers": [layer.pack() for layer in kept.layers], "size": kept.size}
+
+
+def _kept(stored: Mapping[str, Any]) -> Kept:
+    return Kept(tuple(map(Layer.unpack, stored["layers"])), stored["size"])
 
 
 def _request_from_row(row: Row) -> DevboxRequest:

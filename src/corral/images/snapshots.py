@@ -21,7 +21,7 @@ from corral.devboxes.model import Devbox, copy_of
 from corral.devboxes.service import Devboxes
 from corral.images import snapshot_rows as rows
 from corral.images.model import Snapshot, SnapshotPage, SnapshotStatus, SnapshotWish, Source
-from corral.runtime.contract import Layer, Runtime, RuntimeFailure, SnapshotExists
+from corral.runtime.contract import Copied, Layer, NoSuchSnapshot, Runtime, RuntimeFailure, SnapshotExists
 
 #: Waiters look again this often even if nothing wakes them.
 _LOOK_AGAIN_S: Final = 30.0
@@ -66,7 +66,7 @@ class Sources:
         """
         snapshot_id = devbox.request.snapshot_id
         if devbox.kept is not None:
-            return Source(devbox.kept, await self._env(devbox), copy_of(devbox.id))
+            return Source(devbox.kept.layers, await self._env(devbox), copy_of(devbox.id))
         if snapshot_id is None:
             image = self._images.resolve(devbox.request.image)
             return Source(image.layers, image.env)
@@ -145,7 +145,7 @@ class Snapshots:
         devbox = await self._devboxes.get(account_id, devbox_id)
 
         def insert(connection: sa.Connection) -> Snapshot:
-            self._devboxes.require_running(connection, account_id, devbox_id, "snapshot")
+            self._devboxes.require_disk(connection, account_id, devbox_id, "snapshot")
             snapshot = self._rules.insert(connection, devbox, wish)
             if also is not None:
                 also(connection, snapshot)
@@ -290,14 +290,26 @@ class SnapshotController:
     async def _copy(self, snapshot: Snapshot) -> rows.Outcome:
         try:
             try:
-                copied = await self._runtime.snapshot(snapshot.devbox_id, snapshot.id)
+                copied = await self._copied(snapshot)
             except SnapshotExists:
                 # Made by a server that ended before it could say so: nobody has used it, and it may be older.
                 await self._runtime.forget_snapshot(snapshot.id)
-                copied = await self._runtime.snapshot(snapshot.devbox_id, snapshot.id)
+                copied = await self._copied(snapshot)
         except RuntimeFailure as problem:
             return rows.Outcome(SnapshotStatus.ERROR, problem.message)
         return rows.Outcome(SnapshotStatus.COMPLETE, "", copied.size, copied.still_ms, copied.layers)
+
+    async def _copied(self, snapshot: Snapshot) -> Copied:
+        devbox_id = snapshot.devbox_id
+        kept = await self._store.read(lambda connection: self._devboxes.asleep(connection, devbox_id))
+        if kept is not None:
+            try:
+                await self._runtime.copy_snapshot(copy_of(devbox_id), snapshot.id)
+            except NoSuchSnapshot:
+                pass  # it was resumed meanwhile
+            else:
+                return Copied(kept.size, 0.0, kept.layers)
+        return await self._runtime.snapshot(devbox_id, snapshot.id)
 
     async def _resync_always(self) -> None:
         while True:

@@ -417,6 +417,10 @@ class Runtime(ABC):
         """
 
     @abstractmethod
+    async def copy_snapshot(self, source: str, name: str) -> None:
+        """Keep a snapshot under another name too. Raises NoSuchSnapshot, SnapshotExists, HostExhausted, HostUnfit."""
+
+    @abstractmethod
     async def forget_snapshot(self, name: str) -> None:
         """Remove a snapshot. Idempotent; boxes that began as it keep their disks. Raises HostUnfit."""
 

@@ -161,6 +161,9 @@ def test_a_suspended_devbox_holds_nothing_of_the_host_but_its_disk(caller: Calle
     assert list(places.boxes.iterdir()) == []
     assert list(places.bundles.iterdir()) == []
     assert list(Path("/sys/fs/cgroup").glob(f"**/corral-{places.instance}/{devbox_id}")) == []
+    kept = caller.snapshot(devbox_id)
+    assert (kept["status"], kept["size_bytes"] > 100_000_000) == ("complete", True)
+    caller.post(f"/disk_snapshots/{kept['id']}/delete")
     # Also for the next server, and for the one after that has died.
     server.stop()
     server.start()

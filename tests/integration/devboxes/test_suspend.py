@@ -8,6 +8,7 @@ import pytest
 
 from corral.core import errors
 from corral.devboxes.model import DevboxRequest, ExecutionStatus, Observed, Reason, copy_of
+from corral.images.model import SnapshotStatus, SnapshotWish
 from corral.runtime.contract import HostExhausted, HostUnfit
 from corral.runtime.fake import FakeHost
 from tests.integration.devboxes.stack import ACCOUNT, Stack
@@ -172,3 +173,19 @@ async def test_a_fork_of_a_resumed_devbox_has_its_disk(stack: Stack) -> None:
     (child,) = await stack.devboxes.fork(ACCOUNT, parent.id, 1)
     await stack.reaches(child.id, Observed.RUNNING)
     assert await stack.files.read_text(ACCOUNT, child.id, "file") == "kept\n"
+
+
+async def test_a_suspended_devbox_is_snapshotted_and_forked_as_it_is(stack: Stack) -> None:
+    devbox_id = await stack.running()
+    await stack.run(devbox_id, "echo kept > file")
+    await suspended(stack, devbox_id)
+    snapshot = await stack.snapshots.take(ACCOUNT, devbox_id, SnapshotWish())
+    snapshot = await stack.snapshots.wait(ACCOUNT, snapshot.id, 10)
+    assert (snapshot.status, snapshot.size > 0, snapshot.still_ms) == (SnapshotStatus.COMPLETE, True, 0)
+    (child,) = await stack.devboxes.fork(ACCOUNT, devbox_id, 1)
+    copy = await stack.running(snapshot_id=snapshot.id)
+    for each in (child.id, copy):
+        await stack.reaches(each, Observed.RUNNING)
+        assert await stack.files.read_text(ACCOUNT, each, "file") == "kept\n"
+    await resumed(stack, devbox_id)
+    assert await stack.files.read_text(ACCOUNT, devbox_id, "file") == "kept\n"

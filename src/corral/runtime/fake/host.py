@@ -188,6 +188,15 @@ class FakeHost:
                 _signal(pids, signals.SIGCONT)
             return Copied(disk_bytes(box.tree.root), 0.0, box.spec.layers)
 
+    def copy_snapshot(self, source: str, name: str) -> None:
+        """Copy a snapshot. Raises NoSuchSnapshot, SnapshotExists."""
+        with self._lock:
+            found = self._snapshot(source)
+            if self._snapshots.joinpath(name).exists():
+                message = f"cannot make snapshot {name!r}: there is one already"
+                raise SnapshotExists(message)
+            _copy_tree(found, self._snapshots / name)
+
     def forget_snapshot(self, name: str) -> None:
         """Remove a snapshot; nothing when there is none."""
         with self._lock:

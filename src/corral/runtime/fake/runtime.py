@@ -71,6 +71,10 @@ class FakeRuntime(Runtime):
         await self._enter("snapshot")
         return await asyncio.to_thread(self.host.snapshot, box_id, name)
 
+    async def copy_snapshot(self, source: str, name: str) -> None:
+        await self._enter("copy_snapshot")
+        await asyncio.to_thread(self.host.copy_snapshot, source, name)
+
     async def forget_snapshot(self, name: str) -> None:
         await self._enter("forget_snapshot")
         await asyncio.to_thread(self.host.forget_snapshot, name)

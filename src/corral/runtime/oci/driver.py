@@ -181,6 +181,10 @@ class OciRuntime(Runtime):
             box = self._host.recorded(box_id)
             return await settled(asyncio.to_thread(self._host.snapshots.take, box, name))
 
+    async def copy_snapshot(self, source: str, name: str) -> None:
+        _check_id(name)
+        await settled(asyncio.to_thread(self._host.snapshots.copy, source, name))
+
     async def forget_snapshot(self, name: str) -> None:
         if spools.ID_PATTERN.fullmatch(name):
             await asyncio.to_thread(self._host.snapshots.forget, name)

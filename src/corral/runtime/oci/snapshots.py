@@ -15,6 +15,7 @@ from corral.runtime.oci.faults import refused
 from corral.runtime.oci.record import Record
 from corral.runtime.oci.settings import Places
 from corral.runtime.rootfs.pool import DiskPool
+from corral.runtime.spool import ID_PATTERN
 
 
 class Snapshots:
@@ -56,9 +57,19 @@ class Snapshots:
 
     def require(self, name: str) -> None:
         """Raise NoSuchSnapshot when there is none of this name."""
-        if not (self._pool.snapshots / name).exists():
+        if not ID_PATTERN.fullmatch(name) or not (self._pool.snapshots / name).exists():
             message = f"cannot use snapshot {name}: there is none"
             raise NoSuchSnapshot(message)
+
+    def copy(self, source: str, name: str) -> None:
+        """Keep one under another name too. Raises NoSuchSnapshot, SnapshotExists, HostExhausted, HostUnfit."""
+        self.require(source)
+        try:
+            self._pool.copy_snapshot(source, name)
+        except FileExistsError as error:
+            raise _exists(name) from error
+        except OSError as error:
+            raise refused(f"copy snapshot {source}", error.errno or 0, str(error)) from error
 
     def forget(self, name: str) -> None:
         """Remove one; one that is not there is fine. Raises HostUnfit."""

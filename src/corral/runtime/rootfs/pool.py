@@ -82,6 +82,10 @@ class DiskPool(ABC):
         """Keep a copy of the disk as it is; whole or not there at all. Raises FileNotFoundError, FileExistsError."""
 
     @abstractmethod
+    def copy_snapshot(self, source: str, snapshot: str) -> None:
+        """Keep a snapshot under another name too. Raises FileNotFoundError, FileExistsError."""
+
+    @abstractmethod
     def delete_snapshot(self, snapshot: str) -> None:
         """Remove a snapshot; one that is not there is fine. Disks that began as it are their own."""
 
@@ -202,6 +206,10 @@ class BtrfsPool(DiskPool):
         """Copy the subvolume, read-only."""
         self._copy(name, snapshot)
 
+    def copy_snapshot(self, source: str, snapshot: str) -> None:
+        """Copy its subvolume."""
+        self._copy(f"{SNAPSHOTS}/{source}", snapshot)
+
     def _copy(self, name: str, snapshot: str) -> None:
         with _opened(self.home / name) as source, _opened(self.snapshots) as parent:
             btrfs.snapshot_subvolume(parent, snapshot, source, read_only=True)
@@ -288,6 +296,10 @@ class ImagePool(DiskPool):
             os.link(partial, self.snapshots / snapshot)
         finally:
             partial.unlink(missing_ok=True)
+
+    def copy_snapshot(self, source: str, snapshot: str) -> None:
+        """A second name of the file: nothing writes to it."""
+        os.link(self.snapshots / source, self.snapshots / snapshot)
 
     def delete_snapshot(self, snapshot: str) -> None:
         """Remove the file."""

@@ -165,3 +165,21 @@ async def snapshots_of_snapshots_have_all(bench: Bench) -> None:
     finally:
         for name in names:
             await bench.runtime.forget_snapshot(name)
+
+
+@GROUP.check
+async def a_snapshot_is_kept_under_two_names(bench: Bench) -> None:
+    """`copy_snapshot` gives a second snapshot of the same contents, which stays when the first is forgotten."""
+    box, second = await bench.box(), bench.new_id("snp")
+    await bench.sh(box, "echo kept > ~/file")
+    try:
+        async with snapshot_of(bench, box) as name:
+            await bench.runtime.copy_snapshot(name, second)
+            with raises(SnapshotExists, "a name that is taken"):
+                await bench.runtime.copy_snapshot(name, second)
+        with raises(NoSuchSnapshot, "a source that is gone"):
+            await bench.runtime.copy_snapshot(name, bench.new_id("snp"))
+        copy = (await bench.runtime.create(beginning_as(bench, second))).id
+        expect_equal((await bench.sh(copy, "cat ~/file")).text, "kept", "the file")
+    finally:
+        await bench.runtime.forget_snapshot(second)
