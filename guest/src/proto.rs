@@ -152,6 +152,9 @@ pub struct Claim {
     pub user: Option<ClaimUser>,
     pub hosts: Option<String>,
     pub resolv_conf: Option<String>,
+    /// The disk has been a box's: what stands in the way of a file or a home there is left as it is.
+    #[serde(default)]
+    pub used: bool,
 }
 
 #[derive(Clone, Deserialize)]

@@ -68,3 +68,14 @@ async def test_a_name_that_is_none_is_refused_and_nothing_changes(box: Box, name
         await box.client.claim(hostname=name, env={"A": "1"})
     done = await box.sh("cat /etc/hostname; echo $A")
     assert done.stdout == before + b"\n"
+
+
+async def test_a_box_is_claimed_on_whatever_tree_it_was_left_with(box: Box) -> None:
+    await box.sh("rm -rf /etc/hostname /etc/passwd /home; mkfifo /etc/passwd; ln -s /none /home; mkdir /etc/hostname")
+    with pytest.raises(BoxUnresponsive, match="cannot write a file"):
+        await box.client.claim(hostname="box-1", user=User())
+    with pytest.raises(BoxUnresponsive, match="cannot make the user"):
+        await box.client.claim(user=User())
+    await box.client.claim(hostname="box-1", user=User(), env={"A": "1"}, used=True)
+    done = await box.sh("id -u; echo $A; pwd")
+    assert done.stdout == b"1000\n1\n/\n"

@@ -88,15 +88,18 @@ class GuestClient:
         user: User | None = None,
         hosts: str | None = None,
         resolv_conf: str | None = None,
+        used: bool = False,
         timeout_s: float = _QUICK_S,
     ) -> None:
         """Give the box its identity; what is None stays as it is. Can be repeated.
 
         `env` replaces the base environment of later commands. `user` becomes the default user and is made, with its
-        home, if missing. `hosts` and `resolv_conf` are the contents of the files in /etc.
+        home, if missing. `hosts` and `resolv_conf` are the contents of the files in /etc. `used` is for a disk that
+        has been a box's: what cannot be written there is left as it is.
         """
         request: dict[str, object] = {"op": "claim", "hostname": hostname, "hosts": hosts, "resolv_conf": resolv_conf}
         request["env"] = None if env is None else dict(env)
+        request["used"] = used
         if user is not None:
             request["user"] = {"name": user.name, "uid": user.uid, "gid": user.gid, "home": user.home}
         await self._ask(request, "claim the box", timeout_s)

@@ -140,7 +140,8 @@ class OciRuntime(Runtime):
         limit = self._host.settings.hello_limit_s
         env = {**self._host.env, **spec.env}
         try:
-            await self._guest_of(living).claim(env=env, user=spec.user, timeout_s=limit, **files)
+            used = spec.origin is not None
+            await self._guest_of(living).claim(env=env, user=spec.user, used=used, timeout_s=limit, **files)
         except BoxGone as error:
             message = f"cannot create box {spec.id}: its guest ended at once"
             raise BoxUnresponsive(message) from error
