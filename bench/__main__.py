@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import measures, stats
+from bench import disks, measures, stats
 from bench.docker import Docker
 from bench.floor import Floor
 from bench.server import Corral
@@ -37,10 +37,24 @@ class Size:
     at_once: int = 100
     idle: int = 300
     claims: int = 60
+    forks: int = 20
+    levels: int = 50
+    changed: int = 100_000_000
     transfer: int = GIB
 
 
-QUICK = Size(rounds=15, executes=50, executes_at_once=10, at_once=20, idle=60, claims=15, transfer=GIB // 8)
+QUICK = Size(
+    rounds=15,
+    executes=50,
+    executes_at_once=10,
+    at_once=20,
+    idle=60,
+    claims=15,
+    forks=5,
+    levels=8,
+    changed=20_000_000,
+    transfer=GIB // 8,
+)
 
 
 @dataclass(slots=True)
@@ -58,6 +72,7 @@ class Figures:
     mib_per_box: float = 0.0
     transfer: dict[str, float] = field(default_factory=dict)
     warm_claim: stats.Summary | None = None
+    disks: disks.Disks | None = None
 
 
 async def run(size: Size, console: Console) -> list[Figures]:
@@ -85,6 +100,10 @@ async def run(size: Size, console: Console) -> list[Figures]:
             await _alone(adapter, found[adapter.name], size, console)
         console.print("corral: upload and download")
         found[corral.name].transfer = await corral.transfer(size.transfer)
+        console.print("corral: snapshots, forks, suspend and resume")
+        found[corral.name].disks = await disks.measure(
+            corral, changed=size.changed, forks=size.forks, levels=size.levels
+        )
         console.print("corral: claims of prepared boxes")
         found[corral.name].warm_claim = stats.summary(await _claims(size.claims))
     return list(found.values())
@@ -163,6 +182,18 @@ def bars(found: list[Figures]) -> list[Bar]:
         Bar("server's growth in a transfer", corral.transfer["growth_mib"], 32, "MiB"),
         Bar("upload", corral.transfer["upload_mb_s"], 300, "MB/s", at_least=True),
         Bar("download", corral.transfer["download_mb_s"], 300, "MB/s", at_least=True),
+    ]
+    assert corral.disks
+    kept = corral.disks
+    listed += [
+        Bar("snapshot of a running box", kept.snapshot, 500, "ms"),
+        Bar("of that, it stands still", kept.still, 300, "ms"),
+        Bar("snapshot of a suspended box", kept.snapshot_asleep, 30, "ms"),
+        Bar("create from a snapshot beside the image", kept.from_snapshot, 1.2, "x"),
+        Bar("forks of a running box, all running", kept.forks, 4000, "ms"),
+        Bar("create at the last level of a row of snapshots", kept.deep, 1.5, "x"),
+        Bar("suspend, the disk", kept.suspend, 2000, "ms"),
+        Bar("resume, the disk", kept.resume, 1500, "ms"),
     ]
     docker = by_name.get("docker")
     if docker and docker.first_output:

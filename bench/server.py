@@ -87,28 +87,34 @@ class Corral(Adapter):
         except aiohttp.ClientError:
             return False
 
-    async def _post(self, path: str, body: object) -> dict[str, Any]:
+    async def post(self, path: str, body: object) -> dict[str, Any]:
+        """The answer. Raises RuntimeError unless it is 200."""
         async with self.http.post(path, json=body) as answer:
             return await _checked(answer)
 
-    async def create(self) -> str:
-        view = await self._post("/v1/devboxes/create_and_await_running", {})
+    async def create(self, **wish: object) -> str:
+        view = await self.post("/v1/devboxes/create_and_await_running", wish)
+        if view["status"] != "running":
+            await self.reaches(str(view["id"]), "running")
+        return str(view["id"])
+
+    async def reaches(self, box: str, status: str) -> None:
+        """Return once the devbox is in this status. Raises RuntimeError when it is not within minutes."""
+        wait = {"statuses": [status, "failure"], "timeout_seconds": 30}
         for _ in range(10):
-            if view["status"] == "running":
-                return str(view["id"])
-            wait = {"statuses": ["running", "failure"], "timeout_seconds": 30}
-            async with self.http.post(f"/v1/devboxes/{view['id']}/wait_for_status", json=wait) as answer:
-                view = await _checked(answer) if answer.status != 408 else view
-        raise RuntimeError(f"cannot create devbox: it is {view['status']}")
+            async with self.http.post(f"/v1/devboxes/{box}/wait_for_status", json=wait) as answer:
+                if answer.status != 408 and (await _checked(answer))["status"] == status:
+                    return
+        raise RuntimeError(f"cannot use devbox {box}: it is not {status}")
 
     async def run(self, box: str, command: str) -> str:
-        view = await self._post(f"/v1/devboxes/{box}/execute_sync", {"command": command})
+        view = await self.post(f"/v1/devboxes/{box}/execute_sync", {"command": command})
         if view["exit_status"]:
             raise RuntimeError(f"cannot run {command!r}: exit {view['exit_status']}: {view['stderr']}")
         return str(view["stdout"])
 
     async def destroy(self, box: str) -> None:
-        await self._post(f"/v1/devboxes/{box}/shutdown", {})
+        await self.post(f"/v1/devboxes/{box}/shutdown", {})
 
     async def close(self) -> None:
         await self.http.close()
@@ -136,9 +142,13 @@ class Corral(Adapter):
         return sum(int(field) for field in fields[11:13]) / os.sysconf("SC_CLK_TCK")
 
     async def settle(self) -> None:
+        await self.settle_to(0)
+
+    async def settle_to(self, boxes: int) -> None:
+        """As `settle`, with so many boxes that stay."""
         for _ in range(6000):
-            left = any((self.data / "boxes").iterdir())
-            if not left and len(list((self.data / "prepared").iterdir())) == self._warm:
+            left = len(list((self.data / "boxes").iterdir()))
+            if left <= boxes and len(list((self.data / "prepared").iterdir())) == self._warm:
                 return
             await asyncio.sleep(0.02)
         raise RuntimeError("cannot measure on: boxes are left, or not prepared, after two minutes")

@@ -40,7 +40,7 @@ cargo test --quiet --locked --manifest-path guest/Cargo.toml
 
 failed=0
 heading "pytest, side by side: ${SIDE_BY_SIDE[*]}"
-.venv/bin/python -m pytest --durations=5 --numprocesses 4 "${SIDE_BY_SIDE[@]}" < /dev/null || failed=1
+.venv/bin/python -m pytest --durations=5 --numprocesses 4 --dist worksteal "${SIDE_BY_SIDE[@]}" < /dev/null || failed=1
 
 rest=()
 for path in "${paths[@]}"; do

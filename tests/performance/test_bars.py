@@ -71,3 +71,21 @@ def test_an_idle_box_is_small(results: dict[str, Any]) -> None:
 def test_a_transfer_does_not_grow_the_server(results: dict[str, Any]) -> None:
     measured = bar(results, "server's growth")
     assert measured["value"] <= measured["limit"]
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "snapshot of a running box",
+        "of that, it stands still",
+        "snapshot of a suspended box",
+        "create from a snapshot beside the image",
+        "forks of a running box",
+        "create at the last level of a row of snapshots",
+        "suspend, the disk",
+        "resume, the disk",
+    ],
+)
+def test_copies_of_disks_cost_what_is_promised(results: dict[str, Any], what: str) -> None:
+    measured = bar(results, what)
+    assert measured["value"] <= measured["limit"] * SLACK
