@@ -61,6 +61,16 @@ def test_a_devbox_is_suspended_and_resumed(cli: Cli, box: str) -> None:
     assert cli.out("devbox", "exec", box, "--", "cat file") == "kept\n"
 
 
+def test_a_resume_that_fails_is_told_with_its_reason(cli: Cli) -> None:
+    box = cli.out("devbox", "create", "--launch-command", "test ! -e marker && touch marker").strip()
+    cli.out("devbox", "suspend", box)
+    done = cli.run("devbox", "resume", box)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"exited with code 1; its disk is kept" in done.stderr
+    assert cli.json("devbox", "show", box)["reason"] == "launch_failed"
+    cli.out("devbox", "shutdown", box)
+
+
 def test_the_library_makes_snapshots_and_forks(corral: Corral) -> None:
     devbox = corral.devboxes.create()
     devbox.files.write("file", b"kept")

@@ -127,6 +127,18 @@ async def test_a_devbox_that_cannot_be_resumed_keeps_its_disk(stack: Stack, host
     assert await stack.files.read_text(ACCOUNT, devbox_id, "file") == "kept\n"
 
 
+async def test_a_launch_that_fails_at_a_resume_costs_no_disk(stack: Stack) -> None:
+    devbox_id = await stack.running(launch_commands=("test ! -e marker && touch marker",))
+    await stack.run(devbox_id, "echo kept > file")
+    await suspended(stack, devbox_id)
+    await stack.devboxes.resume(ACCOUNT, devbox_id)
+    devbox = await stack.reaches(devbox_id, Observed.SUSPENDED)
+    assert (devbox.reason, "exited with code 1" in devbox.message) == (Reason.LAUNCH_FAILED, True)
+    (child,) = await stack.devboxes.fork(ACCOUNT, devbox_id, 1)
+    await stack.reaches(child.id, Observed.RUNNING)
+    assert await stack.files.read_text(ACCOUNT, child.id, "file") == "kept\n"
+
+
 @pytest.mark.parametrize("call", ["snapshot", "destroy"])
 async def test_a_suspend_that_was_cut_off_is_done_by_the_next_server(cold: Stack, host: FakeHost, call: str) -> None:
     stack = await cold.start()

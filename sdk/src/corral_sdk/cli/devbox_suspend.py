@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from corral_sdk import errors
 from corral_sdk.cli import common, output
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it is done, or at once.")]
@@ -24,8 +25,8 @@ def suspend(devbox: common.DevboxName, wait: Wait = True, timeout: Timeout = 300
     with common.server() as corral, output.spinner("suspending"):
         found = corral.devboxes.find(devbox)
         found.suspend()
-        if wait:
-            found.wait("suspended", timeout_s=timeout)
+        if wait and found.wait("running", "suspended", timeout_s=timeout).status == "running":
+            raise errors.WrongState(f"cannot suspend devbox {found.id}: {found.info.message}")
     if json:
         output.document(found.info.raw)
         return
@@ -45,8 +46,8 @@ def resume(devbox: common.DevboxName, wait: Wait = True, timeout: Timeout = 300,
     with common.server() as corral, output.spinner("resuming"):
         found = corral.devboxes.find(devbox)
         found.resume()
-        if wait:
-            found.wait(timeout_s=timeout)
+        if wait and found.wait("running", "suspended", timeout_s=timeout).status == "suspended":
+            raise errors.WrongState(f"cannot resume devbox {found.id}: {found.info.message}; its disk is kept")
     if json:
         output.document(found.info.raw)
         return
