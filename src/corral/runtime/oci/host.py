@@ -13,10 +13,8 @@ import hashlib
 import ipaddress
 import json
 import os
-import select
 import shutil
 import signal
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,20 +35,16 @@ from corral.runtime.contract import (
 from corral.runtime.linux import mounts, uts
 from corral.runtime.network import blocks as network_blocks
 from corral.runtime.network import firewall
-from corral.runtime.oci import config, hostfiles, memory, probe, record, slots, wire
+from corral.runtime.oci import config, hostfiles, memory, probe, record, removal, slots, wire
 from corral.runtime.oci.faults import ended_at_once, exists, refused, settled
 from corral.runtime.oci.launching import LauncherClient
+from corral.runtime.oci.removal import Removal
 from corral.runtime.oci.settings import OciSettings, Places
 from corral.runtime.oci.snapshots import Snapshots
 from corral.runtime.rootfs import plan, pool, steps
 from corral.runtime.spool import ID_PATTERN
 
 LOCK_LIMIT_S: Final = 20.0
-KILL_LIMIT_S: Final = 10.0
-KILL_LOOK_S: Final = 0.1
-#: Runtimes whose records on disk are all they keep: removing the folder is their `delete`, without a process.
-PLAIN_RUNTIMES: Final = frozenset({"crun", "runc"})
-DELETE_LIMIT_S: Final = 30.0
 ABORT_LIMIT_S: Final = 10.0
 
 
@@ -84,6 +78,7 @@ class Host:
         self.prepared: dict[str, Living] = {}
         self.layout = read_layout(mounts.current())
         self.pool = choose_pool(self.settings, self.places.stage)
+        self._removal = Removal(self.settings, self.places, self.layout, self.pool)
         self.snapshots = Snapshots(self.places, self.layout, self.pool, clock)
         self._died = died
         self._died_early = died_early
@@ -222,7 +217,7 @@ class Host:
         To adopt them would save a start a few boxes, and need a proof that no claim has touched them.
         """
         for folder in self.places.prepared.iterdir():
-            self._remove(folder, None, record.read(folder))
+            self._removal.remove(folder, None, record.read(folder))
 
     def _adopt(self, known: list[record.Record]) -> None:
         for found in known:
@@ -321,7 +316,7 @@ class Host:
         except ProcessLookupError:
             raise ended_at_once(spec.id) from None
         record.write(folder, found)
-        if Path(self.settings.oci_runtime).name in PLAIN_RUNTIMES:
+        if Path(self.settings.oci_runtime).name in removal.PLAIN_RUNTIMES:
             (self.places.bundle(spec.id) / "config.json").unlink()  # read once: 40 KiB of memory for each box
         process = found.open_process()
         if process is None:
@@ -449,40 +444,9 @@ class Host:
             asyncio.get_running_loop().remove_reader(living.process)
         found = record.read(folder)
         process = living.process if living is not None else None
-        await settled(asyncio.to_thread(self._remove, folder, process, found))
+        await settled(asyncio.to_thread(self._removal.remove, folder, process, found))
         if found is not None:
             self._stock.give_back(found.slot)
-
-    def _remove(self, folder: Path, process: int | None, found: record.Record | None) -> None:
-        # Without a record it is the folder that has the handle: only a whole box's has another.
-        handle = found.handle if found is not None else folder.name
-        group = self._group(handle)
-        try:
-            if process is None and found is not None:
-                process = found.open_process()
-            if process is not None:
-                end(process, group)
-            if group.exists():
-                group.remove()
-            self._forget(handle)
-            self.pool.delete(handle)
-            remove_tree(self.places.bundle(handle))
-            remove_tree(folder)
-        except OSError as error:
-            message = f"cannot destroy box {folder.name}: {error}"
-            raise HostUnfit(message, remedy="try again; if it stays, look for processes in its cgroup") from error
-        finally:
-            if process is not None:
-                os.close(process)
-
-    def _forget(self, handle: str) -> None:
-        """Make the OCI runtime forget a container that has ended."""
-        if Path(self.settings.oci_runtime).name in PLAIN_RUNTIMES:
-            remove_tree(self.places.state / handle)
-            return
-        probe.run(
-            [self.settings.oci_runtime, "--root", str(self.places.state), "delete", "--force", handle], DELETE_LIMIT_S
-        )
 
     def _resources(self, spec: BoxSpec) -> Mapping[str, Any]:
         layout = self.layout
@@ -562,7 +526,9 @@ class Host:
 
 def choose_pool(settings: OciSettings, stage: plan.Stage) -> pool.DiskPool:
     """Btrfs where the host has it, else a filesystem in a file for each box. What is there already decides first."""
-    images = settings.disk == "auto" and any((settings.data / "disks").glob("*.img"))
+    disks = settings.data / "disks"
+    kept = (*disks.glob("*.img"), *disks.glob(f"{pool.SNAPSHOTS}/*"))
+    images = settings.disk == "auto" and any(path.is_file() for path in kept)
     if settings.disk == "btrfs" or (settings.disk == "auto" and probe.has_btrfs() and not images):
         return pool.BtrfsPool(settings.data, settings.pool_size)
     return pool.ImagePool(settings.data, stage.disk)
@@ -584,26 +550,3 @@ def install_guest(source: Path, folder: Path) -> Path:
         partial.chmod(0o711)
         partial.rename(target)
     return target
-
-
-def end(process: int, group: Group) -> None:
-    """Kill process 1, and with it all of its PID namespace, and wait until it is gone. Raises OSError (ETIMEDOUT).
-
-    Process 1 needs turns on the processor to end. Where the box's own processes leave it none, they are killed first.
-    """
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(process, signal.SIGKILL)
-    waiter = select.poll()
-    waiter.register(process, select.POLLIN)
-    for _ in range(round(KILL_LIMIT_S / KILL_LOOK_S)):
-        if waiter.poll(KILL_LOOK_S * 1000):
-            return
-        group.kill()
-    raise OSError(errno.ETIMEDOUT, f"process 1 did not end within {KILL_LIMIT_S:.0f} s of SIGKILL")
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a folder of ours; one that is not there is fine."""
-    with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISDIR(path.lstat().st_mode):
-            shutil.rmtree(path)

@@ -17,8 +17,8 @@ from corral.runtime.contract import BoxSpec, HostExhausted, HostUnfit, Limits
 from corral.runtime.linux import mounts
 from corral.runtime.oci import record, wire
 from corral.runtime.oci.faults import refused
-from corral.runtime.oci.host import end
 from corral.runtime.oci.record import Record
+from corral.runtime.oci.removal import end
 
 SPEC = BoxSpec("box", (), "name", limits=Limits(cpu=0.5))
 

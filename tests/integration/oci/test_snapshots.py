@@ -1,0 +1,62 @@
+"""Copies of disks on both kinds of pools, and boxes that a killed server left standing still."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from bench.leftovers import gone
+
+from corral.runtime.cgroup.layout import read_layout
+from corral.runtime.contract import MIB, Limits, NoSuchSnapshot
+from corral.runtime.linux import mounts
+from tests.integration.oci.conftest import Bench
+
+pytestmark = [pytest.mark.root, pytest.mark.image, pytest.mark.timeout(120)]
+
+
+@pytest.mark.parametrize("disk", ["btrfs", "image"])
+async def test_a_copy_is_whole_and_found_by_the_next_server(bench: Bench, disk: str) -> None:
+    await bench.reopen(disk=disk)
+    await bench.box("first", Limits(disk=256 * MIB))
+    await bench.sh("first", "head -c 30M /dev/urandom > big; sha256sum big > sum")
+    copied = await bench.runtime.snapshot("first", "snp_one")
+    assert copied.size >= 30_000_000
+    await bench.runtime.destroy("first")
+    # What is there decides which kind of pool it is, also when no box is left.
+    await bench.reopen(disk="auto")
+    assert await bench.runtime.snapshots() == ["snp_one"]
+    await bench.runtime.create(replace(bench.spec("second", Limits(disk=256 * MIB)), origin="snp_one"))
+    assert (await bench.sh("second", "sha256sum -c sum")).stdout == "big: OK\n"
+    await bench.runtime.copy_snapshot("snp_one", "snp_two")
+    await bench.runtime.forget_snapshot("snp_one")
+    assert await bench.runtime.snapshots() == ["snp_two"]
+    await bench.runtime.forget_snapshot("snp_two")
+    with pytest.raises(NoSuchSnapshot):
+        await bench.runtime.create(replace(bench.spec("third"), origin="snp_two"))
+    await bench.clear()
+    await bench.runtime.close()
+    assert await gone(bench.places) == []
+
+
+async def test_a_box_that_a_killed_server_left_standing_still_goes_on(bench: Bench) -> None:
+    await bench.box("box")
+    group = bench.places.group(read_layout(mounts.current()), "box")
+    (bench.places.frozen / "box").touch()
+    await asyncio.to_thread(group.freeze)
+    await bench.reopen()
+    assert (await bench.sh("box", "echo goes on")).stdout == "goes on\n"
+    assert list(bench.places.frozen.iterdir()) == []
+
+
+async def test_a_copy_that_was_cut_off_is_no_snapshot(bench: Bench) -> None:
+    await bench.box("box")
+    await bench.runtime.snapshot("box", "snp_whole")
+    # As a server leaves it that is killed while it writes out: the first copy, which is dropped otherwise.
+    pool = bench.runtime._host.pool
+    await asyncio.to_thread(pool.snapshot, "box", ".new-snp_half")
+    assert await bench.runtime.snapshots() == ["snp_whole"]
+    await bench.reopen()
+    assert [path.name for path in pool.snapshots.iterdir()] == ["snp_whole"]
+    await bench.runtime.forget_snapshot("snp_whole")
