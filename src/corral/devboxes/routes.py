@@ -20,7 +20,7 @@ from corral.devboxes import model, parameters, rows, service, views, wire
 from corral.http import hold, params
 from corral.http.download import Download
 from corral.http.events import EventStream
-from corral.http.model import Nothing
+from corral.http.model import NAME_CHARS, Nothing
 from corral.http.multipart import FileForm
 
 #: Clients give up on create_and_await_running after 30 s; they take the booting view and go on with wait_for_status.
@@ -75,7 +75,7 @@ class DevboxRoutes:
         self,
         request: Request,
         status: Annotated[wire.DevboxStatus | None, Query()] = None,
-        name: Annotated[str | None, Query(max_length=wire.NAME_CHARS)] = None,
+        name: Annotated[str | None, Query(max_length=NAME_CHARS)] = None,
         limit: params.Limit = 20,
         starting_after: params.StartingAfter = None,
         include_total_count: params.IncludeTotalCount = True,  # noqa: FBT002 - a query parameter

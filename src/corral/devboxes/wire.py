@@ -13,17 +13,14 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field
 
 from corral.core import errors
-from corral.http.model import Body, Text
+from corral.http.model import NAME_CHARS, Body, Metadata, Text
 
 #: The kernel takes no longer single argument (MAX_ARG_STRLEN is 131,072 with the final NUL).
 COMMAND_BYTES: Final = 131_071
 PATH_BYTES: Final = 4096
-NAME_CHARS: Final = 256
-METADATA_ENTRIES: Final = 256
 
 #: Devboxes of one fork.
 MOST_FORKS: Final = 100
-METADATA_VALUE_CHARS: Final = 4096
 
 DEVBOX_ID: Final = r"^dbx_[0-9A-Za-z]{21}$"
 SNAPSHOT_ID: Final = r"^snp_[0-9A-Za-z]{21}$"
@@ -87,13 +84,6 @@ CommandId = Annotated[str, AfterValidator(_command_id)]
 Port = Annotated[int, Field(ge=0, le=MOST_PORTS)]
 ShellName = Annotated[Text, AfterValidator(_shell_name)]
 Name = Annotated[Text, Field(max_length=NAME_CHARS)]
-Metadata = Annotated[
-    dict[
-        Annotated[Text, Field(min_length=1, max_length=NAME_CHARS)],
-        Annotated[Text, Field(max_length=METADATA_VALUE_CHARS)],
-    ],
-    Field(max_length=METADATA_ENTRIES),
-]
 
 DevboxStatus = Literal[
     "scheduled", "queued", "provisioning", "initializing", "running", "suspending", "suspended", "resuming", "failure",

@@ -43,3 +43,17 @@ class ErrorView(View):
     code: Annotated[int, Field(description="The HTTP status.")]
     message: Annotated[str, Field(description="`cannot <verb> <object>: <cause>`, for people.")]
     kind: Annotated[str, Field(description="One of a closed list, for programs.")]
+
+
+NAME_CHARS: Final = 256
+METADATA_ENTRIES: Final = 256
+METADATA_VALUE_CHARS: Final = 4096
+
+#: What callers write on their things, to find them by.
+Metadata = Annotated[
+    dict[
+        Annotated[Text, Field(min_length=1, max_length=NAME_CHARS)],
+        Annotated[Text, Field(max_length=METADATA_VALUE_CHARS)],
+    ],
+    Field(max_length=METADATA_ENTRIES),
+]

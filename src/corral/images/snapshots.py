@@ -66,7 +66,8 @@ class Sources:
         """
         snapshot_id = devbox.request.snapshot_id
         if devbox.kept is not None:
-            return Source(devbox.kept.layers, await self._env(devbox), copy_of(devbox.id))
+            env = await self._store.read(lambda connection: _env(connection, self._images, devbox))
+            return Source(devbox.kept.layers, env, copy_of(devbox.id))
         if snapshot_id is None:
             image = self._images.resolve(devbox.request.image)
             return Source(image.layers, image.env)
@@ -78,13 +79,12 @@ class Sources:
             return None
         return Source(snapshot.layers, snapshot.env, snapshot.id)
 
-    async def _env(self, devbox: Devbox) -> Mapping[str, str]:
-        origin = devbox.request.snapshot_id
-        if origin is not None:
-            snapshot = await self._store.read(lambda connection: rows.find(connection, origin))
-            if snapshot is not None:
-                return snapshot.env
-        return self._images.resolve(devbox.request.image).env
+
+def _env(connection: sa.Connection, images: Images, devbox: Devbox) -> Mapping[str, str]:
+    """Variables of the image that the devbox's layers are of, whether it began as a snapshot or not."""
+    origin = devbox.request.snapshot_id
+    snapshot = rows.find(connection, origin) if origin is not None else None
+    return snapshot.env if snapshot is not None else images.resolve(devbox.request.image).env
 
 
 class SnapshotRules:
@@ -107,9 +107,7 @@ class SnapshotRules:
         self, connection: sa.Connection, devbox: Devbox, wish: SnapshotWish, *, passing: bool = False
     ) -> Snapshot:
         """Write the wish for a snapshot of a devbox that runs."""
-        origin = devbox.request.snapshot_id
-        before = rows.find(connection, origin) if origin is not None else None
-        env = before.env if before is not None else self._images.resolve(devbox.request.image).env
+        env = _env(connection, self._images, devbox)
         snapshot_id, at_ms = self._ids.new("snp"), self._clock.now_ms()
         return rows.insert(connection, snapshot_id, devbox.account_id, devbox.id, wish, env, at_ms, passing=passing)
 

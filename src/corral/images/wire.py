@@ -9,22 +9,12 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from corral.http.model import Body, Text, View
+from corral.http.model import NAME_CHARS, Body, Metadata, Text, View
 from corral.images import model
 
 SNAPSHOT_ID: Final = r"^snp_[0-9A-Za-z]{21}$"
-NAME_CHARS: Final = 256
 MESSAGE_CHARS: Final = 1000
-METADATA_ENTRIES: Final = 256
-METADATA_VALUE_CHARS: Final = 4096
 
-Metadata = Annotated[
-    dict[
-        Annotated[Text, Field(min_length=1, max_length=NAME_CHARS)],
-        Annotated[Text, Field(max_length=METADATA_VALUE_CHARS)],
-    ],
-    Field(max_length=METADATA_ENTRIES),
-]
 Status = Literal["in_progress", "complete", "error", "deleted"]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from corral_sdk import errors
+from corral_sdk._sync.devbox import Devbox
 from corral_sdk.cli import common, output
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it is done, or at once.")]
@@ -27,12 +28,7 @@ def suspend(devbox: common.DevboxName, wait: Wait = True, timeout: Timeout = 300
         found.suspend()
         if wait and found.wait("running", "suspended", timeout_s=timeout).status == "running":
             raise errors.WrongState(f"cannot suspend devbox {found.id}: {found.info.message}")
-    if json:
-        output.document(found.info.raw)
-        return
-    output.line(found.id)
-    if wait:
-        output.say(f"suspended after {time.monotonic() - started:.2f} s")
+    _tell(found, json, f"suspended after {time.monotonic() - started:.2f} s" if wait else "")
 
 
 def resume(devbox: common.DevboxName, wait: Wait = True, timeout: Timeout = 300, json: common.Json = False) -> None:
@@ -48,9 +44,13 @@ def resume(devbox: common.DevboxName, wait: Wait = True, timeout: Timeout = 300,
         found.resume()
         if wait and found.wait("running", "suspended", timeout_s=timeout).status == "suspended":
             raise errors.WrongState(f"cannot resume devbox {found.id}: {found.info.message}; its disk is kept")
+    _tell(found, json, f"running after {time.monotonic() - started:.2f} s" if wait else "")
+
+
+def _tell(devbox: Devbox, json: bool, done: str) -> None:
     if json:
-        output.document(found.info.raw)
+        output.document(devbox.info.raw)
         return
-    output.line(found.id)
-    if wait:
-        output.say(f"running after {time.monotonic() - started:.2f} s")
+    output.line(devbox.id)
+    if done:
+        output.say(done)

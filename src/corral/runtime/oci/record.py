@@ -97,7 +97,8 @@ def start_time(pid: int) -> int:
 def write(folder: Path, record: Record) -> None:
     """Write the record so that a reader sees the old one or the new one."""
     partial = folder / f"{NAME}.new"
-    partial.write_text(json.dumps(asdict(record), default=str))
+    fields = {**asdict(record), "layers": [layer.pack() for layer in record.layers]}
+    partial.write_text(json.dumps(fields))
     partial.rename(folder / NAME)
 
 
@@ -106,7 +107,7 @@ def read(folder: Path) -> Record | None:
     try:
         fields = json.loads((folder / NAME).read_text())
         limits, user = Limits(**fields.pop("limits")), User(**fields.pop("user"))
-        layers = tuple(Layer(**{**layer, "path": Path(layer["path"])}) for layer in fields.pop("layers", ()))
+        layers = tuple(map(Layer.unpack, fields.pop("layers", ())))
         # Records of version 0.1.0 have no handle: every box went by its id.
         return Record(limits=limits, user=user, layers=layers, **{"handle": fields["id"], **fields})
     except (FileNotFoundError, ValueError, TypeError, KeyError):
