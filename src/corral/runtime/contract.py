@@ -20,6 +20,9 @@ from typing import Any
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
+#: Folders of a nested box where container engines keep images and containers.
+STORES = ("/var/lib/docker", "/var/lib/containerd", "/var/lib/containers")
+
 
 # ---------------------------------------------------------------- what a box is made of
 
@@ -67,7 +70,9 @@ class Limits:
 class BoxSpec:
     """Everything that a runtime needs to make a box. `layers` from the lowest to the highest.
 
-    `origin` names the snapshot that its disk begins as: of a box that had the same layers.
+    `origin` names the snapshot that its disk begins as: of a box that had the same layers. The root of a `nested` box
+    may make namespaces and mounts of its own, for containers inside it, and its `STORES` lie on its disk itself, so
+    that such containers can have overlays there. The box's limits hold for all that is in it.
     """
 
     id: str
@@ -77,6 +82,7 @@ class BoxSpec:
     user: User = field(default_factory=User)
     env: Mapping[str, str] = field(default_factory=dict)
     origin: str | None = None
+    nested: bool = False
 
 
 class BoxStatus(enum.StrEnum):

@@ -22,6 +22,10 @@ REMOVE_FOR_S: Final = 5.0
 #: A process in the middle of a write to a slow disk stands still only after it.
 FREEZE_FOR_S: Final = 5.0
 _FIRST_PAUSE_S: Final = 0.001
+#: What its owner needs to divide a group; the limits stay with the host's root.
+DELEGATED: Final = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
+#: Groups that a box may make below its own.
+MOST_GROUPS: Final = 1024
 
 #: Bytes of a file of counters; the longest, memory.stat, has some 3 KiB.
 _LONGEST: Final = 64 * 1024
@@ -71,7 +75,8 @@ class Group:
     @property
     def folders(self) -> tuple[Path, ...]:
         """Its folder in each hierarchy, whether it is there or not."""
-        return tuple(root / self.parent / self.name for root in self.layout.roots)
+        second = () if self.layout.second is None else (self.layout.second,)
+        return tuple(root / self.parent / self.name for root in (*self.layout.roots, *second))
 
     def exists(self) -> bool:
         """Whether any hierarchy has it."""
@@ -132,6 +137,26 @@ class Group:
             os.write(fd, str(value).encode())
         finally:
             os.close(fd)
+
+    def delegate(self, owner: int) -> None:
+        """Let user `owner` divide the group on version 2, into MOST_GROUPS at most: each takes kernel memory.
+
+        Beside version 1 the group is made, and has no controllers: the limits are those of version 1, where nobody may
+        divide anything. Where version 2 is all that there is, the group is there. Raises OSError.
+        """
+        folder = self._divisible
+        if folder is None:
+            raise OSError(errno.ENOENT, "version 2 of control groups is not mounted")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cgroup.max.descendants").write_text(str(MOST_GROUPS))
+        for path in (folder, *(folder / name for name in DELEGATED)):
+            os.chown(path, owner, owner)
+
+    @property
+    def _divisible(self) -> Path | None:
+        """Its folder on version 2; None when that is not mounted."""
+        root = self.layout.second if self.layout.version == 1 else self.layout.controllers["memory"]
+        return None if root is None else root / self.parent / self.name
 
     @property
     def can_freeze(self) -> bool:

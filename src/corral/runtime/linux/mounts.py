@@ -86,19 +86,17 @@ def holding(path: Path) -> Mount | None:
 
 
 def unneeded(found: Sequence[Mount], keep: Iterable[str]) -> list[str]:
-    """Targets to unmount, the last mounted first: dispensable ones, and v2 beside v1 (crun refuses such a host).
+    """Targets to unmount, the last mounted first: dispensable ones.
 
     A mount that holds, or lies under, a path of `keep` stays; so do /proc and /sys themselves.
     """
     stay = tuple(keep)
-    hybrid = {mount.fstype for mount in found} >= {"cgroup", "cgroup2"}
     targets = []
     for mount in reversed(found):
         # Images, disk pools of other data folders among them: a copy here would keep them from being unmounted.
         image = mount.source.startswith("/dev/loop")
         extra = (mount.fstype in DISPENSABLE or image) and mount.target not in {"/", "/proc", "/sys"}
-        second_cgroup = hybrid and mount.fstype == "cgroup2"
-        if (extra or second_cgroup) and not any(_related(mount.target, path) for path in stay):
+        if extra and not any(_related(mount.target, path) for path in stay):
             targets.append(mount.target)
     return targets
 

@@ -36,12 +36,18 @@ AT_EMPTY_PATH: Final = 0x1000
 OPEN_TREE_CLONE: Final = 1
 OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH: Final = 4
+MOVE_MOUNT_T_EMPTY_PATH: Final = 0x40
 MOUNT_ATTR_RDONLY: Final = 0x1
 MOUNT_ATTR_NOSUID: Final = 0x2
 MOUNT_ATTR_NODEV: Final = 0x4
+MOUNT_ATTR_NOEXEC: Final = 0x8
 MOUNT_ATTR_IDMAP: Final = 0x00100000
 
+RESOLVE_NO_MAGICLINKS: Final = 0x02
+RESOLVE_IN_ROOT: Final = 0x10
+
 PR_SET_PDEATHSIG: Final = 1
+PR_SET_DUMPABLE: Final = 4
 PR_SET_NAME: Final = 15
 PR_SET_SECUREBITS: Final = 28
 PR_SET_CHILD_SUBREAPER: Final = 36
@@ -50,6 +56,7 @@ SECBIT_NO_SETUID_FIXUP: Final = 1 << 2
 #: These calls came after the kernel unified its tables: the same number on every architecture.
 _NR_OPEN_TREE: Final = 428
 _NR_MOVE_MOUNT: Final = 429
+_NR_OPENAT2: Final = 437
 _NR_MOUNT_SETATTR: Final = 442
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -62,6 +69,10 @@ class _MountAttr(ctypes.Structure):
         ("propagation", ctypes.c_uint64),
         ("userns_fd", ctypes.c_uint64),
     )
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
 def _check(result: int, what: str) -> int:
@@ -103,9 +114,22 @@ def open_tree(path: str, flags: int, *, dirfd: int = AT_FDCWD) -> int:
     return _check(int(result), f"open_tree {path}")
 
 
-def mount_setattr(fd: int, *, attr_set: int, userns_fd: int = 0) -> None:
+def open_below(root: int, path: str, flags: int) -> int:
+    """A descriptor of `path` as it is for whoever has `root` as the root folder: no link leads out of it."""
+    how = _OpenHow(flags=flags | os.O_CLOEXEC, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    result = _libc.syscall(
+        ctypes.c_long(_NR_OPENAT2),
+        ctypes.c_int(root),
+        _bytes(path),
+        ctypes.byref(how),
+        ctypes.c_size_t(ctypes.sizeof(how)),
+    )
+    return _check(int(result), f"open {path}")
+
+
+def mount_setattr(fd: int, *, attr_set: int, attr_clr: int = 0, userns_fd: int = 0) -> None:
     """Set attributes of the mount that `fd` refers to; MOUNT_ATTR_IDMAP takes the map of `userns_fd`."""
-    attr = _MountAttr(attr_set=attr_set, userns_fd=userns_fd)
+    attr = _MountAttr(attr_set=attr_set, attr_clr=attr_clr, userns_fd=userns_fd)
     result = _libc.syscall(
         ctypes.c_long(_NR_MOUNT_SETATTR),
         ctypes.c_int(fd),
@@ -117,15 +141,16 @@ def mount_setattr(fd: int, *, attr_set: int, userns_fd: int = 0) -> None:
     _check(int(result), "mount_setattr")
 
 
-def move_mount(fd: int, target: str) -> None:
-    """Attach the detached mount that `fd` refers to at `target`."""
+def move_mount(fd: int, target: str | int) -> None:
+    """Attach the detached mount that `fd` refers to at `target`, a path or a descriptor."""
+    at, path, flags = (target, "", MOVE_MOUNT_T_EMPTY_PATH) if isinstance(target, int) else (AT_FDCWD, target, 0)
     result = _libc.syscall(
         ctypes.c_long(_NR_MOVE_MOUNT),
         ctypes.c_int(fd),
         b"",
-        ctypes.c_int(AT_FDCWD),
-        _bytes(target),
-        ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH),
+        ctypes.c_int(at),
+        _bytes(path),
+        ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH | flags),
     )
     _check(int(result), f"move_mount {target}")
 

@@ -23,17 +23,25 @@ BOX_LINK_INDEX: Final = 100
 HOST_LINK_INDEX: Final = 1 << 24
 _LOOPBACK_INDEX: Final = 1
 _IPV6: Final = "/proc/sys/net/ipv6/conf"
+#: Namespaces of each kind that a nested box may make. Little of the memory that they take is counted as the box's.
+MOST_NAMESPACES: Final = 256
+KINDS: Final = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
+_BOUNDS: Final = "/proc/sys/user"
 
 
 @dataclass(frozen=True, slots=True)
 class SlotWish:
-    """What to make. `link` is the host's end of the pair, `address` the box's, `gateway` the host's for it."""
+    """What to make. `link` is the host's end of the pair, `address` the box's, `gateway` the host's for it.
+
+    The namespaces that can be made in the user namespace of a `nested` one are bounded.
+    """
 
     index: int
     id_base: int
     link: str
     address: str
     gateway: str
+    nested: bool = False
 
 
 @dataclass(slots=True)
@@ -92,7 +100,7 @@ class SlotMaker:
             raise
         if pid == 0:
             here.close()
-            _unshare_both(there, wish.id_base)
+            _unshare_both(there, wish.id_base, nested=wish.nested)
         there.close()
         return cls(wish, pid, here)
 
@@ -212,7 +220,7 @@ def make_userns(inside: int, outside: int) -> int:
         os.waitpid(pid, 0)
 
 
-def _unshare_both(channel: socket.socket, owner: int) -> None:
+def _unshare_both(channel: socket.socket, owner: int, *, nested: bool) -> None:
     """In the child: new namespaces, and a socket that can configure the network one. Never returns.
 
     `owner` is the host user that makes them. The kernel counts inotify instances, pending signals, locked memory and
@@ -228,6 +236,8 @@ def _unshare_both(channel: socket.socket, owner: int) -> None:
         syscalls.unshare(syscalls.CLONE_NEWUSER)
         channel.send(b"user")
         if channel.recv(16) == b"go":
+            if nested:
+                _unshare_bounded()
             # After the user namespace, so that the box's root owns its network.
             syscalls.unshare(syscalls.CLONE_NEWNET)
             route = netlink.Route.open()
@@ -235,6 +245,31 @@ def _unshare_both(channel: socket.socket, owner: int) -> None:
             channel.recv(16)
     finally:
         os._exit(0)
+
+
+def _unshare_bounded() -> None:
+    """From a user namespace whose ids are mapped into one below it with the same ids. Raises OSError.
+
+    The kernel counts what is made in a user namespace for each of its users, and in all for its maker in the one
+    above: a bound on all that a box makes has to be in a namespace between the box's and the host's.
+    """
+    for kind in KINDS:
+        fd = os.open(f"{_BOUNDS}/max_{kind}_namespaces", os.O_WRONLY | os.O_CLOEXEC)
+        os.write(fd, str(MOST_NAMESPACES).encode())
+        os.close(fd)
+    # The map of a namespace is written from the one above it: by a child that stays there.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+    inside, pid = socket.socketpair(), os.getpid()
+    writer = os.fork()
+    if writer == 0:
+        try:
+            inside[1].recv(1)
+            write_id_map(pid, 0, 0)
+        finally:
+            os._exit(0)
+    syscalls.unshare(syscalls.CLONE_NEWUSER)
+    inside[0].send(b"x")
+    os.waitpid(writer, 0)
 
 
 def _unshare_user(channel: socket.socket) -> None:

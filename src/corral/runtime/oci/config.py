@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from corral.runtime.contract import MIB, BoxSpec, Limits
 from corral.runtime.network.namespace import IDS_PER_BOX
+from corral.runtime.oci import nesting
 
 #: Where the guest is in the box. The binary is owned by host root, outside the box's ids: readable by nobody there,
 #: so process 1 is not dumpable and the box's root cannot trace it (the kernel's would_dump rule).
@@ -82,7 +83,7 @@ class Place:
     swap_limit: bool
 
 
-def seccomp_profile() -> Mapping[str, Any]:
+def seccomp_profile(*, nested: bool = False) -> Mapping[str, Any]:
     """The profile of seccomp.json for this machine: unknown calls get ENOSYS, dangerous ones EPERM.
 
     32-bit calls of x86 are not in it and end the caller: libseccomp lets `socketcall` make a socket of every family as
@@ -91,7 +92,7 @@ def seccomp_profile() -> Mapping[str, Any]:
     profile = json.loads(resources.files("corral.runtime.oci").joinpath("seccomp.json").read_text())
     architectures: Mapping[str, list[str]] = profile["architectures"]
     profile["architectures"] = architectures.get(platform.machine(), [])
-    return dict(profile)
+    return nesting.profile(profile) if nested else dict(profile)
 
 
 def bundle(spec: BoxSpec, place: Place, seccomp: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -102,7 +103,7 @@ def bundle(spec: BoxSpec, place: Place, seccomp: Mapping[str, Any]) -> Mapping[s
         "root": {"path": str(place.root), "readonly": False},
         "hostname": spec.hostname,
         "process": process(spec),
-        "mounts": mounts(place),
+        "mounts": nesting.mounts(mounts(place), place.cgroup_version) if spec.nested else mounts(place),
         "linux": {
             "namespaces": [
                 {"type": "user", "path": place.user_namespace},
@@ -116,8 +117,10 @@ def bundle(spec: BoxSpec, place: Place, seccomp: Mapping[str, Any]) -> Mapping[s
             "resources": resources_of(
                 spec.limits, swap_limit=place.swap_limit, socket_limit=place.cgroup_version == 1
             ),
-            "maskedPaths": list(MASKED),
-            "readonlyPaths": list(READ_ONLY),
+            # The root of a nested box could take the covers away, and they would keep containers from a /proc of their
+            # own. What is below is closed to it by its ids, and read-only by them.
+            "maskedPaths": [] if spec.nested else list(MASKED),
+            "readonlyPaths": [] if spec.nested else list(READ_ONLY),
             "seccomp": dict(seccomp),
         },
     }
@@ -126,6 +129,7 @@ def bundle(spec: BoxSpec, place: Place, seccomp: Mapping[str, Any]) -> Mapping[s
 def process(spec: BoxSpec) -> Mapping[str, Any]:
     """Process 1: the guest, as the box's root, with the listening socket as descriptor 3."""
     env = {"PATH": PATH, **spec.env}
+    allowed = nesting.capabilities(CAPABILITIES) if spec.nested else CAPABILITIES
     return {
         "terminal": False,
         "user": {"uid": 0, "gid": 0},
@@ -133,10 +137,11 @@ def process(spec: BoxSpec) -> Mapping[str, Any]:
         "args": [GUEST_TARGET],
         "env": [f"{name}={value}" for name, value in env.items()],
         # No inheritable or ambient ones: a program that changes its user must lose them.
-        "capabilities": {kind: list(CAPABILITIES) for kind in ("bounding", "effective", "permitted")},
+        "capabilities": {kind: list(allowed) for kind in ("bounding", "effective", "permitted")},
         # sudo is a set-user-id program.
         "noNewPrivileges": False,
-        "oomScoreAdj": OOM_SCORE,
+        # A nested box has it from the launcher.
+        **({} if spec.nested else {"oomScoreAdj": OOM_SCORE}),
     }
 
 

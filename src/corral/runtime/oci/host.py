@@ -24,6 +24,7 @@ from corral.core.clock import Clock
 from corral.runtime.cgroup.group import Group, open_parent
 from corral.runtime.cgroup.layout import read_layout
 from corral.runtime.contract import (
+    STORES,
     Box,
     BoxGone,
     BoxSpec,
@@ -155,7 +156,7 @@ class Host:
         self._layer = hostfiles.write_layer(found, self.places.data / "hostlayer")
         self._host = found
         self._guest = install_guest(self.settings.guest, self.places.data / "bin")
-        self._seccomp = config.seccomp_profile()
+        self._seccomp = {nested: config.seccomp_profile(nested=nested) for nested in (False, True)}
         known = [kept for name in self.names() if (kept := record.read(self.places.box(name))) is not None]
         self._blocks.open({kept.slot for kept in known})
         return known
@@ -301,7 +302,7 @@ class Host:
         return living
 
     async def _make(self, folder: Path, spec: BoxSpec) -> Living:
-        slot = await self._stock.take()
+        slot = await self._stock.take(nested=spec.nested)
         try:
             await settled(asyncio.to_thread(self._write_first, folder, spec, slot.wish.index))
         except BaseException:
@@ -309,8 +310,10 @@ class Host:
             if kept is None or kept.slot != slot.wish.index:
                 self._stock.give_back(slot.wish.index)
             raise
-        await settled(asyncio.to_thread(self._prepare_box, spec))
+        await settled(asyncio.to_thread(self._prepare_box, spec, slot.wish.id_base))
         answer = await self._launch(spec, slot)
+        if spec.nested and self.layout.version == 2:
+            self._delegate(spec, slot.wish.id_base)
         try:
             found = record.Record.of(spec, slot.wish.index).living(answer["pid"])
         except ProcessLookupError:
@@ -336,12 +339,23 @@ class Host:
             shutil.rmtree(folder)
             raise refused(f"create box {spec.id}", error.errno or 0, str(error)) from error
 
-    def _prepare_box(self, spec: BoxSpec) -> None:
+    def _prepare_box(self, spec: BoxSpec, owner: int) -> None:
+        if spec.nested and self.layout.version == 1:
+            self._delegate(spec, owner)
         try:
             self.places.bundle(spec.id).mkdir(mode=0o700, exist_ok=True)
             if spec.origin is not None:
                 self.snapshots.require(spec.origin)
             self.pool.prepare(spec.id, spec.limits.disk, spec.origin)
+        except OSError as error:
+            raise refused(f"create box {spec.id}", error.errno or 0, str(error)) from error
+
+    def _delegate(self, spec: BoxSpec, owner: int) -> None:
+        if self.layout.second is None:
+            message = f"cannot create nested box {spec.id}: version 2 of control groups is not mounted"
+            raise HostUnfit(message, remedy="mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified, and restart the server")
+        try:
+            self._group(spec.id).delegate(owner)
         except OSError as error:
             raise refused(f"create box {spec.id}", error.errno or 0, str(error)) from error
 
@@ -363,10 +377,11 @@ class Host:
             box=spec.id,
             index=slot.wish.index,
             steps=[steps.pack(step) for step in self._steps(spec, slot.wish.id_base)],
-            write={str(folder / "config.json"): json.dumps(config.bundle(boxed, place, self._seccomp))},
+            write={str(folder / "config.json"): json.dumps(config.bundle(boxed, place, self._seccomp[spec.nested]))},
             socket=str(self.places.socket(spec.id)),
             pid_file=str(pid_file),
             log=str(log),
+            nested=self._nested(spec),
             argv=[
                 self.settings.oci_runtime,
                 "--root",
@@ -388,14 +403,24 @@ class Host:
             raise refused(f"create box {spec.id}", answer["errno"], answer["error"])
         return answer
 
+    def _nested(self, spec: BoxSpec) -> Mapping[str, Any] | None:
+        """What the launcher gives a nested box (`corral.runtime.oci.delegation`)."""
+        if not spec.nested:
+            return None
+        second = self.layout.second if self.layout.version == 1 else None
+        return {
+            "group": None if second is None else f"{second}{self._group(spec.id).path}",
+            "oom_score": config.OOM_SCORE,
+        }
+
     def _steps(self, spec: BoxSpec, owner: int) -> list[steps.Step]:
         """What the launcher's child does before the OCI runtime. `owner` is the host id of the box's root."""
         # On a disk that was a box's, a path may lead anywhere: its guest writes these.
         files = {"etc/hostname": f"{spec.hostname}\n", "etc/hosts": hostfiles.hosts(spec.hostname)}
         layers = (*spec.layers, self._layer)
         disk = self.pool.folder(spec.id)
-        # crun makes a folder for the box there although v2 is no longer mounted in the launcher's namespace: on the
-        # host's own tmpfs, hidden below the host's mount, for ever.
+        # crun refuses a host that has both versions, and makes a folder for the box on the host's own tmpfs below the
+        # mount of v2 where that is merely unmounted.
         second = self.layout.second
         return [
             *([steps.Cover(str(second))] if second is not None else []),
@@ -407,6 +432,7 @@ class Host:
                 owner=owner,
                 files=None if spec.origin is not None else files,
                 binds={config.GUEST_TARGET: self._guest},
+                stores=STORES if spec.nested else (),
             ),
         ]
 

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from corral.runtime.linux import mounts, syscalls
 from corral.runtime.network import namespace
-from corral.runtime.oci import wire
+from corral.runtime.oci import delegation, wire
 from corral.runtime.rootfs import steps
 
 #: More runtimes than this at once only wait for each other's locks and cores.
@@ -300,6 +300,9 @@ def become_runtime(request: wire.Message, slot: namespace.Slot, told: int) -> No
         for path, text in request["write"].items():
             what = f"write {Path(path).name}"
             _write(path, text)
+        if request["nested"] is not None:
+            what = "give a nested box its own"
+            delegation.give(owner=slot.id_base, **request["nested"])
         what = "unshare"
         syscalls.unshare(syscalls.CLONE_NEWNS)
         for fields in request["steps"]:

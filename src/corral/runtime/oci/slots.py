@@ -9,7 +9,7 @@ import asyncio
 import errno
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from corral.core.clock import Clock
@@ -80,8 +80,10 @@ class SlotStock:
             self._blocks.give(self._ready.popleft().wish.index)
         self._wanted.set()
 
-    async def take(self) -> ReadySlot:
-        """A slot from the stock, or a new one. Raises HostExhausted, HostUnfit."""
+    async def take(self, *, nested: bool = False) -> ReadySlot:
+        """A slot from the stock, or a new one, as one for a nested box always is. Raises HostExhausted, HostUnfit."""
+        if nested:
+            return await self._make(nested=True)
         self._wanted.set()
         return self._ready.popleft() if self._ready else await self._make()
 
@@ -103,16 +105,17 @@ class SlotStock:
                     continue
                 self._ready.append(slot)
 
-    async def _make(self) -> ReadySlot:
+    async def _make(self, *, nested: bool = False) -> ReadySlot:
         for _ in range(ATTEMPTS):
             index = await self._number()
+            wish = replace(self._plan.wish(index), nested=nested)
             try:
-                answer = await self._launcher.request("slot", MAKE_LIMIT_S, slot=asdict(self._plan.wish(index)))
+                answer = await self._launcher.request("slot", MAKE_LIMIT_S, slot=asdict(wish))
             except BaseException:
                 self.give_back(index)
                 raise
             if answer["ok"]:
-                return ReadySlot(self._plan.wish(index), answer["user"], answer["net"])
+                return ReadySlot(wish, answer["user"], answer["net"])
             self.give_back(index)
             if answer["errno"] in EXHAUSTED:
                 raise HostExhausted(answer["error"])

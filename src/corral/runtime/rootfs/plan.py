@@ -11,14 +11,25 @@ from pathlib import Path
 from typing import Final
 
 from corral.runtime.contract import Layer
-from corral.runtime.rootfs.steps import BindDisk, BindFile, BindLayer, MakeUpper, MountOverlay, RenewWork, Step
+from corral.runtime.rootfs.steps import (
+    BindDisk,
+    BindFile,
+    BindLayer,
+    BindStore,
+    MakeStore,
+    MakeUpper,
+    MountOverlay,
+    RenewWork,
+    Step,
+)
 
 #: mount(2) takes one page of options; short mount points make room for this many layers.
 MOST_LAYERS: Final = 100
 
-#: Folders of a box's disk: what the box wrote, and what the overlay needs while it is mounted.
+#: Folders of a box's disk: what the box wrote, what the overlay needs while it is mounted, and the stores.
 UPPER: Final = "upper"
 WORK: Final = "work"
+STORES: Final = "stores"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +71,15 @@ def root_plan(
     owner: int,
     files: Mapping[str, str] | None,
     binds: Mapping[str, Path],
+    stores: Sequence[str] = (),
 ) -> list[Step]:
     """Steps that end with the root mounted at `stage.root`. `layers` from the lowest to the highest.
 
     `disk` is where the box's disk is; `owner` the host id of the box's root; `files` are the first files of the box,
     None when the disk has been a box's already; `binds` maps paths in the box to files of the host. The highest
     layer must have these paths, as ordinary files in ordinary folders: then no link in a lower layer can lead them
-    elsewhere. On a used disk a link may: it is the box's own tree that it leads through.
+    elsewhere. On a used disk a link may: it is the box's own tree that it leads through. `stores` are paths of folders
+    in the box that lie on the disk without the overlay.
     """
     if not 1 <= len(layers) <= MOST_LAYERS:
         message = f"cannot plan root filesystem: {len(layers)} layers, between 1 and {MOST_LAYERS} are possible"
@@ -80,10 +93,13 @@ def root_plan(
         str(stage.root), str(stage.folder), lowers, f"{stage.disk.name}/{UPPER}", f"{stage.disk.name}/{WORK}", owner
     )
     inside = [BindFile(str(source), f"{stage.root}{target}") for target, source in binds.items()]
+    names = {path: f"{STORES}/{path.rpartition('/')[2]}" for path in stores}
     return [
         RenewWork(work) if files is None else MakeUpper(str(disk / UPPER), work, dict(files)),
+        *(MakeStore(str(disk / name)) for name in names.values()),
         BindDisk(str(disk), str(stage.disk)),
         *below,
         overlay,
         *inside,
+        *(BindStore(str(stage.disk / name), str(stage.root), path, owner) for path, name in names.items()),
     ]

@@ -248,6 +248,55 @@ class BindFile:
 
 
 @dataclass(frozen=True, slots=True)
+class MakeStore:
+    """A folder on a disk beside the upper one. Idempotent: on a used disk it is there, with what boxes put into it."""
+
+    kind: ClassVar[str] = "store"
+    folder: str
+
+    def describe(self) -> str:
+        """As shell."""
+        return f"mkdir -p -m 711 {shlex.quote(self.folder)}"
+
+    def execute(self, userns_of: UsernsOf) -> None:
+        """Make it. Boxes see what is in it, and can put nothing in its place."""
+        os.makedirs(self.folder, 0o711, exist_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class BindStore:
+    """A folder of the box's disk, without the overlay, at `path` in the box. `owner` is the host id of its root.
+
+    `source` is below the mount of BindDisk, which has shifted its owners already. The pool forbids programs and
+    set-user-id on the host; in the box they are the box's own.
+    """
+
+    kind: ClassVar[str] = "bind-store"
+    source: str
+    root: str
+    path: str
+    owner: int
+
+    def describe(self) -> str:
+        """As shell."""
+        return f"mount -o bind,suid,exec,nodev {shlex.quote(self.source)} {shlex.quote(self.root + self.path)}"
+
+    def execute(self, userns_of: UsernsOf) -> None:
+        """Copy the mount, attach it where the path leads inside the box's tree."""
+        root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with syscalls.file_ids(self.owner):
+                target = _folder_below(root, self.path)
+        finally:
+            os.close(root)
+        try:
+            suid_and_programs = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
+            _attach(self.source, target, syscalls.MOUNT_ATTR_NODEV, cleared=suid_and_programs)
+        finally:
+            os.close(target)
+
+
+@dataclass(frozen=True, slots=True)
 class Cover:
     """An empty folder of memory over a folder of the host, for this box's start alone."""
 
@@ -266,15 +315,43 @@ class Cover:
 
 _KINDS: Final[Mapping[str, type[Any]]] = {
     step.kind: step
-    for step in (MakeSubvolume, MountImage, MakeUpper, RenewWork, BindDisk, BindLayer, MountOverlay, BindFile, Cover)
+    for step in (
+        MakeSubvolume,
+        MountImage,
+        MakeUpper,
+        RenewWork,
+        BindDisk,
+        BindLayer,
+        MountOverlay,
+        BindFile,
+        MakeStore,
+        BindStore,
+        Cover,
+    )
 }
 
 
-def _attach(source: str, target: str, attributes: int, userns: int = 0) -> None:
-    """A copy of the mount at `source`, with these attributes, at `target`."""
+def _folder_below(root: int, path: str) -> int:
+    """A descriptor of the folder `path` of a box's tree, made where it is missing. Raises OSError."""
+    there = "/"
+    for name in path.strip("/").split("/"):
+        parent, there = there, f"{there.rstrip('/')}/{name}"
+        try:
+            os.close(syscalls.open_below(root, there, os.O_PATH | os.O_DIRECTORY))
+        except FileNotFoundError:
+            above = syscalls.open_below(root, parent, os.O_PATH | os.O_DIRECTORY)
+            try:
+                os.mkdir(name, 0o755, dir_fd=above)
+            finally:
+                os.close(above)
+    return syscalls.open_below(root, there, os.O_PATH | os.O_DIRECTORY)
+
+
+def _attach(source: str, target: str | int, attributes: int, userns: int = 0, cleared: int = 0) -> None:
+    """A copy of the mount at `source`, with these attributes and without those cleared, at `target`."""
     tree = syscalls.open_tree(source, syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
     try:
-        syscalls.mount_setattr(tree, attr_set=attributes, userns_fd=userns)
+        syscalls.mount_setattr(tree, attr_set=attributes, attr_clr=cleared, userns_fd=userns)
         syscalls.move_mount(tree, target)
     finally:
         os.close(tree)

@@ -11,10 +11,12 @@ from corral.runtime.contract import MIB, BoxSpec, Limits
 from corral.runtime.oci import config
 
 
-def bundle(*, version: int = 1, swap: bool = True, limits: Limits | None = None) -> dict[str, Any]:
+def bundle(
+    *, version: int = 1, swap: bool = True, limits: Limits | None = None, nested: bool = False
+) -> dict[str, Any]:
     place = config.Place(Path("/root"), "/proc/1/fd/3", "/proc/1/fd/4", 65536, "/corral-x/box", version, swap)
-    spec = BoxSpec("box", (), "name", limits=limits or Limits(), env={"A": "b"})
-    return dict(config.bundle(spec, place, config.seccomp_profile()))
+    spec = BoxSpec("box", (), "name", limits=limits or Limits(), env={"A": "b"}, nested=nested)
+    return dict(config.bundle(spec, place, config.seccomp_profile(nested=nested)))
 
 
 def actions(name: str) -> list[str]:
@@ -86,3 +88,57 @@ def test_the_cgroup_is_visible_on_v2_and_nothing_of_the_host_is_mounted() -> Non
     assert "ro" in targets["/sys/fs/cgroup"]["options"]
     assert "/sys/fs/cgroup" not in {mount["destination"] for mount in bundle()["mounts"]}
     assert not any(mount["type"] == "bind" for mount in targets.values())
+
+
+def nested_rules(name: str) -> list[dict[str, Any]]:
+    return [rule for rule in config.seccomp_profile(nested=True)["syscalls"] if name in rule["names"]]
+
+
+@pytest.mark.parametrize("name", ["SYS_MODULE", "SYS_PTRACE", "SYS_RESOURCE", "BPF", "SYS_RAWIO", "DAC_READ_SEARCH"])
+def test_dangerous_capabilities_are_not_given_to_a_nested_box(name: str) -> None:
+    for names in bundle(nested=True)["process"]["capabilities"].values():
+        assert f"CAP_{name}" not in names
+        assert "CAP_SYS_ADMIN" in names
+
+
+@pytest.mark.parametrize("name", ["mount", "clone", "clone3", "unshare", "pivot_root", "fsopen", "mount_setattr"])
+def test_a_nested_box_has_what_containers_need(name: str) -> None:
+    assert nested_rules(name) == [{"names": nested_rules(name)[0]["names"], "action": "SCMP_ACT_ALLOW"}]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "kexec_load", "init_module", "open_by_handle_at",
+     "name_to_handle_at", "reboot", "swapon", "quotactl", "syslog", "acct", "fanotify_init", "settimeofday"],
+)  # fmt: skip
+def test_dangerous_calls_are_refused_to_a_nested_box(name: str) -> None:
+    assert [rule["action"] for rule in nested_rules(name)] == ["SCMP_ACT_ERRNO"]
+
+
+def test_keyrings_do_not_exist_for_a_nested_box() -> None:
+    assert [nested_rules(name) for name in ("keyctl", "add_key", "request_key")] == [[], [], []]
+
+
+def passes(number: int) -> bool:
+    """Whether a nested box may make an ioctl of this number."""
+    tests = [rule["args"][0] for rule in nested_rules("ioctl")]
+    masked = any(number & t["value"] == t["valueTwo"] for t in tests if t["op"] == "SCMP_CMP_MASKED_EQ")
+    return masked or any(number == t["value"] for t in tests if t["op"] == "SCMP_CMP_EQ")
+
+
+def test_no_ioctl_of_btrfs_reaches_the_disk_of_a_nested_box() -> None:
+    assert [number for number in range(0x5000_9400, 0x5000_9500) if passes(number)] == []
+    assert all(passes(0x5401 + (kind << 8)) for kind in range(256) if kind + 0x54 != 0x94)
+    assert [passes(number) for number in (0x4004_9409, 0x4020_940D, 0xC018_9436)] == [True] * 3
+
+
+def test_nothing_covers_proc_in_a_nested_box_and_its_groups_can_be_written() -> None:
+    for version, fstype in ((1, "cgroup2"), (2, "cgroup")):
+        made = bundle(nested=True, version=version)
+        assert (made["linux"]["maskedPaths"], made["linux"]["readonlyPaths"]) == ([], [])
+        (mount,) = (mount for mount in made["mounts"] if mount["destination"] == "/sys/fs/cgroup")
+        assert (mount["type"], "rw" in mount["options"], "ro" in mount["options"]) == (fstype, True, False)
+
+
+def test_a_nested_box_has_its_oom_score_from_the_launcher() -> None:
+    assert "oomScoreAdj" not in bundle(nested=True)["process"]

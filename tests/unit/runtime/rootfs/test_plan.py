@@ -16,10 +16,11 @@ from corral.runtime.rootfs.pool import copy_sparse
 STAGE = Stage(Path("/run/corral/x/stage"))
 
 
-def plan(layers: int = 2, *, used: bool = False) -> list[steps.Step]:
+def plan(layers: int = 2, *, used: bool = False, stores: tuple[str, ...] = ()) -> list[steps.Step]:
     below = [Layer(str(number), Path(f"/images/{number}"), id_base=number * 65536) for number in range(layers)]
     files = None if used else {"etc/hostname": "box\n"}
-    return root_plan(STAGE, below, Path("/pool/box"), owner=7, files=files, binds={"/run/x": Path("/bin/guest")})
+    binds = {"/run/x": Path("/bin/guest")}
+    return root_plan(STAGE, below, Path("/pool/box"), owner=7, files=files, binds=binds, stores=stores)
 
 
 def test_the_upper_is_made_first_and_binds_go_into_the_finished_root() -> None:
@@ -30,6 +31,17 @@ def test_the_upper_is_made_first_and_binds_go_into_the_finished_root() -> None:
 def test_nothing_is_written_to_a_disk_that_was_a_boxs() -> None:
     kinds = [step.kind for step in plan(used=True)]
     assert kinds == ["work", "disk", "layer", "layer", "overlay", "file"]
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_stores_lie_on_the_disk_beside_the_overlay(*, used: bool) -> None:
+    made = plan(used=used, stores=("/var/lib/docker",))
+    assert [step.kind for step in made][1:] == ["store", "disk", "layer", "layer", "overlay", "file", "bind-store"]
+    (store,) = (step for step in made if isinstance(step, steps.MakeStore))
+    bind = made[-1]
+    assert isinstance(bind, steps.BindStore)
+    assert store.folder == "/pool/box/stores/docker"
+    assert (bind.source, bind.path) == ("/run/corral/x/stage/disk/stores/docker", "/var/lib/docker")
 
 
 def test_the_highest_layer_comes_first_in_the_overlay() -> None:
@@ -54,7 +66,7 @@ def test_the_options_of_the_longest_plan_fit_into_one_page() -> None:
 
 def test_steps_survive_the_wire() -> None:
     disks = [steps.MakeSubvolume("/pool", "box", 1, origin) for origin in (None, "/pool/.snapshots/one")]
-    made = [*plan(), *plan(used=True), *disks, steps.MountImage("/a", "/b", "ext4")]
+    made = [*plan(stores=("/a/b",)), *plan(used=True), *disks, steps.MountImage("/a", "/b", "ext4")]
     again = [steps.unpack(json.loads(json.dumps(steps.pack(step)))) for step in made]
     assert [step.describe() for step in again] == [step.describe() for step in made]
 

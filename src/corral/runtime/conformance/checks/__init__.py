@@ -10,6 +10,7 @@ from corral.runtime.conformance.checks import (
     input_,
     isolation,
     lists,
+    nested,
     output,
     pipes,
     ports,
@@ -22,7 +23,7 @@ CHECKS: Final[tuple[Check, ...]] = tuple(
     check
     for module in (
         *(boxes, executions, output, input_, terminals, pipes),
-        *(files, lists, ports, snapshots, deaths, isolation),
+        *(files, lists, ports, snapshots, deaths, isolation, nested),
     )
     for check in module.GROUP.checks
 )
