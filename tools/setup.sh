@@ -19,9 +19,10 @@ VENV=$PWD/.venv
 RUN_PROGRAMS=(
   crun:crun nft:nftables ip:iproute2 mmdebstrap:mmdebstrap mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs
   gpgv:gpgv mount:mount setpriv:util-linux cc:gcc sha256sum:coreutils
+  skopeo:skopeo bwrap:bubblewrap tar-split:tar-split zstd:zstd xz:xz-utils bzip2:bzip2
 )
 TEST_PROGRAMS=(
-  runc:runc git:git curl:curl ssh:openssh-client rsync:rsync openssl:openssl
+  runc:runc git:git curl:curl ssh:openssh-client rsync:rsync openssl:openssl docker-registry:docker-registry
 )
 
 # An older cargo does not read the lock file of the guest.

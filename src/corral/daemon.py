@@ -113,7 +113,12 @@ class Daemon:
         if self.settings.runtime is RuntimeName.FAKE:
             host = undo.enter_context(FakeHost(self.settings.data / "fake"))
             return FakeRuntime(host, clock=self.clock), NoImages()
-        return OciRuntime(oci_settings(self.settings), clock=self.clock), images.Images(self.settings.images)
+        return OciRuntime(oci_settings(self.settings), clock=self.clock), images.Images(
+            self.settings.images,
+            self.settings.data,
+            registries=images.Registries(self.settings.registries, self.settings.registry_auth),
+            clock=self.clock,
+        )
 
     # -- life
 

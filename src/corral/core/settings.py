@@ -62,6 +62,11 @@ class Settings:
         default=None, repr=False
     )
     images: Annotated[Path, "Folder of image layers; data folders may share it."] = Path("/var/lib/corral/images")
+    registries: Annotated[
+        Path | None,
+        "Configuration of registries (containers-registries.conf(5)): mirrors, plain HTTP, what is blocked.",
+    ] = None
+    registry_auth: Annotated[Path | None, "Credentials for registries (containers-auth.json(5))."] = None
     runtime: Annotated[RuntimeName, "Where boxes live: `oci` on this host; `fake` for tests, isolates nothing."] = (
         RuntimeName.OCI
     )

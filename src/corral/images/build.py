@@ -12,14 +12,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TextIO
 
 from corral.core import errors
 from corral.core.clock import SystemClock
-from corral.images import finish, mirrors, store
+from corral.images import finish, mirrors, record, store
+from corral.images.archives import layout, unpack
+from corral.images.archives.model import Task
 from corral.images.stock import SKELETON, Flavour
-from corral.images.store import ImageStore, Manifest, Stored
+from corral.images.store import ImageStore, Stored
 
 #: The tree, mmdebstrap's downloads beside it, and the wheels, at their largest.
 SPACE_NEEDED: Final = 3 * 1024**3
@@ -55,26 +58,33 @@ def build(
         # Another process may have built it while this one waited for the lock.
         if not force and (found := _fresh(images, flavour, recipe)):
             return found
-        rootfs = folder / store.ROOTFS
+        layer = folder / "layer"
+        layer.mkdir()
+        rootfs = layer / store.ROOTFS
         sources = mirrors.of_host(flavour.suite, mirror)
         wheels = _fetch_wheels(folder, flavour, report)
-        _bootstrap(rootfs, flavour, sources, report)
+        _bootstrap(rootfs, flavour, sources, report, images.home(flavour.name) / "build.log")
         finish.finish(rootfs, flavour, wheels, sources, lambda text: report(Step(text)))
         shutil.rmtree(wheels)
         report(Step("computing the digest"))
-        digest, size, files = store.digest_tree(rootfs)
-        manifest = Manifest(
-            name=flavour.name,
-            digest=digest,
-            recipe=recipe,
-            created_ms=SystemClock().now_ms(),
-            size=size,
-            files=files,
-            packages=installed_packages(rootfs),
-            env=dict(flavour.env),
+        facts = unpack.split(rootfs, layer, Task(f"cannot build image {flavour.name}"))
+        packages = installed_packages(rootfs)
+        images.add_layer(layer, facts)
+        now_ms = SystemClock().now_ms()
+        created = record.rfc3339(datetime.fromtimestamp(now_ms / 1000, tz=UTC))
+        env = [f"{name}={value}" for name, value in flavour.env.items()]
+        manifest = record.Manifest(
+            config=layout.config_of([facts.diff_id], created, {"Env": env}),
+            layers=(facts.diff_id,),
+            created_ms=now_ms,
+            size=facts.size,
+            files=facts.files,
+            origin="built on this host",
             user=flavour.user,
+            recipe=recipe,
+            packages=packages,
         )
-        return images.publish(folder, manifest)
+        return images.put(flavour.name, manifest)
 
 
 def check_host(root: Path) -> None:
@@ -166,12 +176,11 @@ def _fetch_wheels(folder: Path, flavour: Flavour, report: Report) -> Path:
     return target
 
 
-def _bootstrap(rootfs: Path, flavour: Flavour, sources: Sequence[str], report: Report) -> None:
+def _bootstrap(rootfs: Path, flavour: Flavour, sources: Sequence[str], report: Report, log_file: Path) -> None:
     """Unpack Debian with the flavour's packages at `rootfs`."""
     options = rootfs.with_name("apt.conf")
     options.write_text(mirrors.acquire_options() + 'Acquire::Languages "none";\n')
     progress = Progress(report)
-    log_file = rootfs.parents[1] / "build.log"
     with log_file.open("w") as log:
         argv = _mmdebstrap(rootfs, flavour, sources, options)
         code = _run(argv, log, progress)

@@ -61,7 +61,7 @@ def build_image(
         typer.echo(json.dumps(_facts(stored)))
     else:
         done = f"built in {live.seconds():.0f} s" if live.steps else "up to date"
-        typer.echo(f"image {name} {done}: {_megabytes(stored)}, {stored.manifest.digest[:19]}, {stored.path}")
+        typer.echo(f"image {name} {done}: {_megabytes(stored)}, {stored.manifest.digest[:19]}, {stored.rootfs}")
 
 
 @app.command("list")
@@ -83,20 +83,20 @@ def list_images(images: Root = DEFAULT_ROOT, *, as_json: Json = False) -> None:
     for stored in found:
         manifest = stored.manifest
         created = f"{_created(stored):%Y-%m-%d %H:%M}"
-        table.add_row(manifest.name, _megabytes(stored), str(len(manifest.packages)), created, manifest.digest[:19])
+        table.add_row(stored.name, _megabytes(stored), str(len(manifest.packages)), created, manifest.digest[:19])
     Console().print(table)
 
 
 def _facts(stored: Stored) -> dict[str, object]:
     manifest = stored.manifest
     return {
-        "name": manifest.name,
+        "name": stored.name,
         "digest": manifest.digest,
         "created": _created(stored).isoformat(),
         "size": manifest.size,
         "files": manifest.files,
         "packages": dict(manifest.packages),
-        "path": str(stored.path),
+        "path": str(stored.rootfs),
     }
 
 

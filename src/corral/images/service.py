@@ -1,75 +1,275 @@
-"""What other parts may ask of images: the layers, environment and user that a name stands for.
+"""What other parts may ask of images: what a name stands for, images taken in and given out.
 
-Must not build: a server that finds no image says which command makes it.
+Owns the meaning of names and what a server holds on to. Must not build: a server that finds no image says which
+command makes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final, TypeVar
 
 from corral.core import errors
-from corral.images import stock, store
+from corral.core.clock import Clock, SystemClock
+from corral.images import intake, names, outlet, stock
+from corral.images.archives import sandbox, transports
+from corral.images.archives.model import Limits, Task
+from corral.images.archives.transports import Registries, Source
+from corral.images.collect import Collected, collect
+from corral.images.holds import Hold
+from corral.images.store import ImageStore, Stored
 from corral.runtime.contract import Layer, User
+
+__all__ = ["ImageInfo", "Images", "Registries"]
+
+T = TypeVar("T")
+
+#: Seconds for which a layer that somebody asked for is held, though nothing is known to be on it yet.
+_LATELY_S: Final = 3600.0
+#: Aliases of aliases that are followed.
+_MOST_ALIASES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """An image as a box needs it. `layers` from the lowest to the highest."""
+    """An image as a box needs it, and what its configuration says. `layers` from the lowest to the highest.
+
+    `digest` is that of the configuration. `user` is who commands run as, `workdir` where, "" when it does not say.
+    """
 
     name: str
     digest: str
     layers: tuple[Layer, ...]
     env: Mapping[str, str]
     user: User
+    workdir: str = ""
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    exposed_ports: tuple[str, ...] = ()
 
 
 class Images:
-    """The images of this host."""
+    """The images of this host. `data` is the folder of the server that asks, so that what it uses stays."""
 
-    def __init__(self, root: Path) -> None:
-        self._store = store.ImageStore(root)
-        self._known: dict[str, tuple[tuple[int, int], ImageInfo]] = {}
+    def __init__(
+        self,
+        root: Path,
+        data: Path | None = None,
+        *,
+        registries: Registries | None = None,
+        limits: Limits | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.store = ImageStore(root)
+        self._hold = Hold(self.store, data) if data is not None else None
+        self._registries = registries or Registries()
+        self._limits = limits or Limits()
+        self._clock = clock or SystemClock()
+        self._known: dict[str, tuple[tuple[int, int], ImageInfo | str | None]] = {}
+        self._asked: dict[str, tuple[float, ImageInfo]] = {}
+
+    # -- names
 
     def resolve(self, name: str | None = None) -> ImageInfo:
         """The current image of this name, the default one for None. Raises NotFound with the names that exist.
 
-        Costs one stat once the image was seen: it is asked for every box.
+        Costs one stat once the image was seen, and one more for each alias: it is asked for every box.
         """
         wanted = name or stock.DEFAULT
-        if not _plain(wanted):
-            raise self._missing(wanted)
         try:
-            # A manifest is written once, to a new file: its identity tells whether this is the one that was read.
-            facts = (self._store.root / wanted / store.CURRENT / store.MANIFEST).stat()
-        except OSError:
-            raise self._missing(wanted) from None
-        version = (facts.st_ino, facts.st_mtime_ns)
-        known = self._known.get(wanted)
-        if known is None or known[0] != version:
-            known = (version, self._read(wanted))
-            self._known[wanted] = known
-        return known[1]
+            info = self._find(wanted)
+        except errors.Invalid:
+            info = None
+        if info is None:
+            raise self._missing(wanted)
+        self._asked[info.digest] = (self._clock.monotonic(), info)
+        return info
 
     def names(self) -> list[str]:
-        """Names that `resolve` knows now."""
-        return self._store.names()
+        """Names that `resolve` knows now, but for other words for stock images."""
+        return self.store.names()
 
-    def _read(self, name: str) -> ImageInfo:
-        stored = self._store.current(name)
-        if stored is None:
-            raise self._missing(name)
+    # -- in and out
+
+    async def import_layout(self, folder: Path, reference: str, *, origin: str | None = None) -> ImageInfo:
+        """Take the image `reference` of an OCI layout, or its only one, and have that name mean it.
+
+        Layers that are on this host already are not read. The layout is hostile; no more is taken than the limits say.
+        Raises errors.Invalid, errors.TooLarge.
+        """
+        name = names.normal(reference)
+        task = self._task(f"cannot import {name}")
+        async with self._working(task) as work:
+            await self._threaded(
+                task,
+                lambda: intake.take_layout(
+                    self.store, work, folder, reference, name, origin or str(folder), self._clock, task
+                ),
+            )
+            return self.resolve(name)
+
+    async def import_path(self, path: Path, reference: str) -> ImageInfo:
+        """As `import_layout`, of whatever is at this path: a layout, an archive of one, of Docker, or a root's tar."""
+        name = names.normal(reference)
+        task = self._task(f"cannot import {path}")
+        source = await self._threaded(task, lambda: transports.local(path, task))
+        if source.kind is not transports.Kind.TAR:
+            return await self._take(source, name, task)
+        async with self._working(task) as work:
+            await self._threaded(task, lambda: intake.take_tar(self.store, work, path, name, self._clock, task))
+            return self.resolve(name)
+
+    async def pull(self, reference: str) -> ImageInfo:
+        """Fetch an image from its registry and have the name mean it. Raises errors.Unavailable with the cause."""
+        name = names.tagged(reference)
+        source = transports.Source(
+            transports.Kind.REGISTRY, reference if names.has_tag(reference) else f"{reference}:latest"
+        )
+        return await self._take(source, name, self._task(f"cannot pull {name}"))
+
+    async def export_layout(self, name: str, folder: Path) -> None:
+        """Add the image to an OCI layout, under this name, with layers that are not compressed: their digests are the
+        diff ids. Archives that are among its blobs already are not made again.
+        """
+        await self._give(name, folder, outlet.put_layout)
+
+    async def export_archive(self, name: str, target: Path) -> None:
+        """As `export_layout`, to a layout in a tar of its own."""
+        await self._give(name, target, outlet.put_archive)
+
+    # -- what is kept
+
+    async def collect(self, used: Iterable[Layer] = ()) -> Collected | None:
+        """Remove layers that no name and no server needs; None when somebody is adding some at the moment.
+
+        `used` is all that this server's rows and boxes are on; what was asked for lately is held as well.
+        """
+        if self._hold is not None:
+            lately = self._clock.monotonic() - _LATELY_S
+            self._asked = {key: asked for key, asked in self._asked.items() if asked[0] > lately}
+            recent = [layer for _, info in self._asked.values() for layer in info.layers]
+            # What is held no more must be read, and with that held, again before it is used again.
+            self._known.clear()
+            self._hold.replace({layer.path for layer in (*used, *recent)})
+        return await asyncio.to_thread(collect, self.store, self._clock)
+
+    # -- inside
+
+    def _find(self, wanted: str, depth: int = 0) -> ImageInfo | None:
+        meant = names.candidates(wanted)
+        other_words = [stock.ALIASES[name] for name in meant if name in stock.ALIASES]
+        for candidate in (*meant, *other_words):
+            found = self._look(candidate)
+            if isinstance(found, str):
+                target = self._find(found, depth + 1) if depth < _MOST_ALIASES else None
+                found = None if target is None else replace(target, name=candidate)
+            if found is not None:
+                return found
+        return None
+
+    def _look(self, name: str) -> ImageInfo | str | None:
+        """The image of exactly this name, or what the alias of this name stands for."""
+        try:
+            # A name's file is written once, to a new file: its identity tells whether this is the one that was read.
+            facts = self.store.name_file(name).stat()
+        except OSError:
+            return None
+        version = (facts.st_ino, facts.st_mtime_ns)
+        known = self._known.get(name)
+        if known is None or known[0] != version:
+            known = (version, self._read(name))
+            self._known[name] = known
+        return known[1]
+
+    def _read(self, name: str) -> ImageInfo | str | None:
+        with self.store.sharing():
+            if (target := self.store.target(name)) is not None:
+                return target
+            stored = self.store.current(name)
+            if stored is None:
+                return None
+            if lost := [layer.digest for layer in stored.layers if not layer.path.is_dir()]:
+                message = f"cannot use image {name}: its layer {lost[0]} is not on this host"
+                raise errors.Unavailable(message, remedy="see: corral image fsck")
+            if self._hold is not None:
+                self._hold.add(layer.path for layer in stored.layers)
         manifest = stored.manifest
-        layers = tuple(Layer(digest=manifest.digest, path=stored.path / layer) for layer in manifest.layers)
-        return ImageInfo(name, manifest.digest, layers, dict(manifest.env), manifest.user)
+        return ImageInfo(
+            name,
+            manifest.digest,
+            stored.layers,
+            manifest.env,
+            manifest.user,
+            workdir=manifest.workdir,
+            entrypoint=manifest.entrypoint,
+            cmd=manifest.cmd,
+            labels=manifest.labels,
+            exposed_ports=manifest.exposed_ports,
+        )
+
+    async def _take(self, source: Source, name: str, task: Task) -> ImageInfo:
+        async with self._working(task) as work:
+            folder = work / "layout"
+            await transports.fetch(source, folder, self._registries, task, self._clock)
+            await self._threaded(
+                task,
+                lambda: intake.take_layout(
+                    self.store, work, folder, transports.NAME, name, source.shown, self._clock, task
+                ),
+            )
+            return self.resolve(name)
+
+    async def _give(self, name: str, target: Path, put: Callable[[ImageStore, Stored, Path, str, Task], None]) -> None:
+        task = self._task(f"cannot export {name}")
+        kept = self.resolve(name).name
+        with self.store.sharing():
+            stored = self.store.current(kept)
+            if stored is None:
+                raise self._missing(name)
+            await self._threaded(task, lambda: put(self.store, stored, target, kept, task))
+
+    def _task(self, what: str) -> Task:
+        sandbox.require_programs()
+        return Task(what, self._limits)
+
+    @contextlib.asynccontextmanager
+    async def _working(self, task: Task) -> AsyncIterator[Path]:
+        """A folder to work in; removed at the end, in a thread: it may be large."""
+        working = self.store.working()
+        folder = await asyncio.to_thread(working.__enter__)
+        try:
+            yield folder
+        finally:
+            task.stop()
+            await _settled(asyncio.ensure_future(asyncio.to_thread(working.__exit__, None, None, None)))
+
+    async def _threaded(self, task: Task, work: Callable[[], T]) -> T:
+        """Run in a thread. Cancelled, it is told to stop and waited for: it works in a folder that is removed then."""
+        running = asyncio.ensure_future(asyncio.to_thread(work))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            task.stop()
+            with contextlib.suppress(errors.CorralError):
+                await _settled(running)
+            raise
 
     def _missing(self, name: str) -> errors.NotFound:
         there = ", ".join(self.names()) or "none"
-        hint = f"; build it with: corral image build {name}" if name in stock.FLAVOURS else ""
+        flavour = stock.ALIASES.get(name, name)
+        hint = f"; build it with: corral image build {flavour}" if flavour in stock.FLAVOURS else ""
         return errors.NotFound(f"cannot use image {name!r}: it is not on this host (there: {there}){hint}")
 
 
-def _plain(name: str) -> bool:
-    """Whether the name can only stand for a directory directly in the store."""
-    return name not in {"", ".", ".."} and not set(name) & {"/", "\0"} and not name.startswith(".")
+async def _settled(running: asyncio.Future[T]) -> T:
+    """Wait for a thread, which cannot be stopped half-way; a cancel is raised after its end, not before."""
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        raise

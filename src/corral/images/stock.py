@@ -121,6 +121,12 @@ FLAVOURS: Final[Mapping[str, Flavour]] = {
     for flavour in (Flavour(DEFAULT, "bookworm", (*_PYTHON, *_TOOLS), wheels=_WHEELS, node=_NODE, env=_ENV),)
 }
 
+#: Other words for stock images: what registries call the same systems. A name that was imported or pulled goes first.
+ALIASES: Final[Mapping[str, str]] = {
+    "debian:bookworm": DEFAULT,
+    "debian:12": DEFAULT,
+}
+
 
 def flavour(name: str) -> Flavour:
     """The recipe of this name. Raises NotFound with the names that exist."""

@@ -1,77 +1,65 @@
-"""Images on disk: `<root>/<name>/<digest>/{rootfs,manifest.json}` and the link `current` to the one in use.
+"""Images on disk: layers by what is in them, names that stand for lists of layers, and who else needs which layer.
 
-Owns layout, atomic publication and the lock against concurrent builds. Must not know how an image is made.
-An image directory is complete from the moment that it has its name: builds happen under names that begin with `.`.
+`layers/<short>/{tree,layer.json,tar-split.gz}` is a layer, `names/<name>` an image or an alias, `holds/<id>` what a
+server needs, `scratch/<id>/` is being made; `lock` is shared by all who add, and had alone by who takes away.
+Owns this layout and the order of writes: each becomes visible by one rename, and what the killed leave is in scratch.
+Must not know how an image is made, or what a server is.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
-import stat
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from corral.core import errors
-from corral.runtime.contract import User
+from corral.images import names
+from corral.images.archives.model import LayerFacts
+from corral.images.archives.unpack import TREE
+from corral.images.record import Manifest
+from corral.runtime.contract import Layer
 
-MANIFEST: Final = "manifest.json"
-ROOTFS: Final = "rootfs"
-CURRENT: Final = "current"
-_BUILD_PREFIX: Final = ".build-"
+LAYERS: Final = "layers"
+NAMES: Final = "names"
+HOLDS: Final = "holds"
+SCRATCH: Final = "scratch"
+LOCK: Final = "lock"
+FACTS: Final = "layer.json"
+ROOTFS: Final = TREE
+FOLDERS: Final = (LAYERS, NAMES, HOLDS, SCRATCH)
+_BUILD_LOCK: Final = ".lock"
+_MAKING: Final = "making-"
+_GONE: Final = "gone-"
 
-#: Characters of the digest that name the directory: 64 bits, among the few images of one host.
-_SHORT: Final = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What is known of an image. `size` in bytes; `created_ms` in Unix milliseconds; `packages` name -> version.
-
-    `digest` covers names, kinds, modes, owners and contents of all files, not their times. `layers` are directories
-    relative to the manifest, from the lowest to the highest.
-    """
-
-    name: str
-    digest: str
-    recipe: str
-    created_ms: int
-    size: int
-    files: int
-    packages: Mapping[str, str]
-    env: Mapping[str, str]
-    user: User
-    layers: tuple[str, ...] = (ROOTFS,)
-
-    def to_json(self) -> str:
-        """The text of manifest.json."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Manifest:
-        """Read what `to_json` wrote."""
-        facts: dict[str, Any] = json.loads(text)
-        return cls(**facts | {"user": User(**facts["user"]), "layers": tuple(facts["layers"])})
+#: Characters of the digest that name a layer's folder, so that the names of a hundred fit into mount(2)'s one page;
+#: the whole digest is in layer.json, and another layer of the same short name is refused.
+SHORT: Final = 16
+#: Aliases of aliases that are followed.
+_MOST_ALIASES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An image on this host and its directory."""
+    """An image on this host: its name, what is known of it, and the trees of its layers, the lowest first."""
 
+    name: str
     manifest: Manifest
-    path: Path
+    layers: tuple[Layer, ...]
 
     @property
     def rootfs(self) -> Path:
-        """The lowest layer."""
-        return self.path / self.manifest.layers[0]
+        """The tree of the lowest layer."""
+        return self.layers[0].path
 
 
 class ImageStore:
@@ -80,79 +68,219 @@ class ImageStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    # -- names
+
     def names(self) -> list[str]:
-        """Names that have a current image."""
-        if not self.root.is_dir():
-            return []
-        return sorted(entry.name for entry in self.root.iterdir() if (entry / CURRENT / MANIFEST).is_file())
+        """All names, aliases too."""
+        return sorted(names.of_file(file) for file in _listed(self.root / NAMES))
 
     def current(self, name: str) -> Stored | None:
-        """The image that new boxes of this name get; None when there is none."""
+        """The image that new boxes of this name get, aliases followed; None when there is none."""
+        for _ in range(_MOST_ALIASES):
+            try:
+                text = self.name_file(name).read_text()
+            except OSError as problem:
+                if problem.errno in {errno.ENOENT, errno.ENAMETOOLONG}:
+                    return None
+                raise
+            target = alias_in(text)
+            if target is None:
+                manifest = Manifest.from_json(text)
+                return Stored(name, manifest, tuple(map(self.layer, manifest.distinct)))
+            name = target
+        return None
+
+    def target(self, name: str) -> str | None:
+        """What the alias of this name stands for; None when it is no alias, or not there."""
         try:
-            path = (self.root / name / CURRENT).resolve(strict=True)
-            return Stored(Manifest.from_json((path / MANIFEST).read_text()), path)
+            return alias_in(self.name_file(name).read_text())
         except FileNotFoundError:
             return None
 
+    def name_file(self, name: str) -> Path:
+        """The file of a name in normal form."""
+        return self.root / NAMES / names.file_name(name)
+
+    def put(self, name: str, manifest: Manifest) -> Stored:
+        """Have the name mean this image from now on. Its layers must be there, under a lock since before they were."""
+        self._write(self.name_file(name), manifest.to_json())
+        return Stored(name, manifest, tuple(map(self.layer, manifest.distinct)))
+
+    def put_alias(self, name: str, target: str) -> None:
+        """Have the name mean whatever `target` means at the time. Raises errors.Conflict for a circle."""
+        with self.sharing():
+            row: list[str] = [name]
+            there: str | None = target
+            while there is not None:
+                if there in row:
+                    raise errors.Conflict(f"cannot make alias {name}: {' -> '.join([*row, there])} is a circle")
+                row.append(there)
+                there = self.target(there)
+            if len(row) > _MOST_ALIASES:
+                raise errors.Conflict(f"cannot make alias {name}: more than {_MOST_ALIASES - 1} aliases in a row")
+            self._write(self.name_file(name), json.dumps({"alias": target}) + "\n")
+
+    def drop(self, name: str) -> bool:
+        """Forget the name; its layers stay until they are collected. False when there was none."""
+        try:
+            self.name_file(name).unlink()
+        except FileNotFoundError:
+            return False
+        _sync_folder(self.root / NAMES)
+        return True
+
+    # -- layers
+
+    def layer(self, diff_id: str) -> Layer:
+        """The layer with this digest, which need not be there."""
+        return Layer(diff_id, self.layer_folder(diff_id) / TREE)
+
+    def layer_folder(self, diff_id: str) -> Path:
+        """Where the layer is, if it is there."""
+        return self.root / LAYERS / diff_id.removeprefix("sha256:")[:SHORT]
+
+    def facts(self, diff_id: str) -> LayerFacts | None:
+        """What is known of a layer; None when it is not there. Raises errors.Conflict for a namesake."""
+        try:
+            facts = LayerFacts.from_json((self.layer_folder(diff_id) / FACTS).read_text())
+        except FileNotFoundError:
+            return None
+        if facts.diff_id != diff_id:
+            raise errors.Conflict(f"cannot use layer {diff_id}: {facts.diff_id} has the same short name")
+        return facts
+
+    def add_layer(self, folder: Path, facts: LayerFacts) -> Layer:
+        """Make a finished folder of `scratch` a layer; the one that is there stays, if it is."""
+        (folder / FACTS).write_text(facts.to_json())
+        _sync(folder)
+        target = self.layer_folder(facts.diff_id)
+        target.parent.mkdir(exist_ok=True)
+        try:
+            folder.rename(target)
+        except OSError as problem:
+            if problem.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            self.facts(facts.diff_id)
+            remove_tree(folder)
+        _sync_folder(target.parent)
+        return self.layer(facts.diff_id)
+
+    # -- work and locks
+
+    @contextmanager
+    def working(self) -> Iterator[Path]:
+        """An empty folder, removed at the end. Layers that are added meanwhile stay. Removes what the killed left."""
+        self.sweep_work()
+        with self.sharing():
+            folder = Path(tempfile.mkdtemp(prefix=_MAKING, dir=self.root / SCRATCH))
+            try:
+                yield folder
+            finally:
+                remove_tree(folder)
+
     @contextmanager
     def building(self, name: str, waiting: Callable[[], None]) -> Iterator[Path]:
-        """An empty directory to build `name` in, held by this process alone and removed at the end.
-
-        Calls `waiting` once when another process builds the same name. What a killed build left is removed first.
-        """
-        home = self.root / name
-        home.mkdir(parents=True, exist_ok=True)
-        # Trees hold setuid programs, as old as the image: the host's users must not reach them.
-        home.chmod(0o700)
-        with (home / ".lock").open("w") as lock:
+        """As `working`, for one process at a time for each name; calls `waiting` once when another one builds it."""
+        home = self.home(name)
+        self._make()
+        home.mkdir(exist_ok=True)
+        with (home / _BUILD_LOCK).open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 waiting()
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            for stale in home.glob(f"{_BUILD_PREFIX}*"):
-                remove_tree(stale)
-            folder = home / f"{_BUILD_PREFIX}{os.getpid()}"
-            folder.mkdir(mode=0o755)
-            try:
+            with self.working() as folder:
                 yield folder
-            finally:
-                if folder.exists():
-                    remove_tree(folder)
 
-    def publish(self, folder: Path, manifest: Manifest) -> Stored:
-        """Make the finished directory the current image of its name. A crash leaves the old one or the new one."""
-        home = self.root / manifest.name
-        (folder / MANIFEST).write_text(manifest.to_json())
-        path = home / manifest.digest.removeprefix("sha256:")[:_SHORT]
-        _sync(folder)
-        if path.exists():  # the same content was built before: keep the tree that boxes may be using
-            (folder / MANIFEST).replace(path / MANIFEST)
-        else:
-            folder.rename(path)
-        link = home / f"{_BUILD_PREFIX}{CURRENT}"
-        link.unlink(missing_ok=True)
-        link.symlink_to(path.name)
-        link.replace(home / CURRENT)
-        _sync(home)
-        return Stored(manifest, path)
+    def home(self, name: str) -> Path:
+        """Where builds of a name keep their log and their lock."""
+        return self.root / SCRATCH / f"build-{names.file_name(name)}"
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Nothing is taken away meanwhile."""
+        with self._locked(fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nothing is added meanwhile, or taken away by anybody else."""
+        with self._locked(fcntl.LOCK_EX):
+            yield
+
+    @contextmanager
+    def alone_if_free(self) -> Iterator[bool]:
+        """As `alone`, at once: yields False when somebody is adding."""
+        self._make()
+        with (self.root / LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+    def sweep_work(self) -> list[Path]:
+        """Remove what killed processes left, and return it; nothing while anybody works there."""
+        with self.alone_if_free() as alone:
+            found = self.work_folders() if alone else []
+        for path in found:
+            remove_tree(path)
+        return found
+
+    def work_folders(self) -> list[Path]:
+        """Folders that somebody works in, or that nobody does any more: all of them are that to who is alone."""
+        scratch = self.root / SCRATCH
+        return [scratch / name for name in _listed(scratch) if name.startswith((_MAKING, _GONE))]
+
+    def take_layer(self, folder: Path) -> Path:
+        """Have a layer's folder be no layer any more, at once; it is left in `scratch`. For who is alone."""
+        target = self.root / SCRATCH / f"{_GONE}{folder.name}-{os.getpid()}"
+        folder.rename(target)
+        _sync_folder(folder.parent)
+        return target
+
+    def write(self, path: Path, text: str) -> None:
+        """A small file, whole or not at all, on the disk when this returns."""
+        self._write(path, text)
+
+    # -- inside
+
+    def _make(self) -> None:
+        for name in FOLDERS:
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+        # Trees hold setuid programs, as old as the image: the host's users must not reach them.
+        for name in (LAYERS, SCRATCH):
+            (self.root / name).chmod(0o700)
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        self._make()
+        with (self.root / LOCK).open("w") as lock:
+            fcntl.flock(lock, how)
+            yield
+
+    def _write(self, path: Path, text: str) -> None:
+        self._make()
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as file:
+            try:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+                Path(file.name).replace(path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+        _sync_folder(path.parent)
 
 
-def digest_tree(root: Path) -> tuple[str, int, int]:
-    """Digest (`sha256:…`), size in bytes and number of files of a tree; times are left out."""
-    total, count, digest = 0, 0, hashlib.sha256()
-    for path in _walk(root):
-        facts = path.lstat()
-        head = f"{path.relative_to(root)}\0{facts.st_mode:o}\0{facts.st_uid}\0{facts.st_gid}\0"
-        digest.update(head.encode(errors="surrogateescape"))
-        if stat.S_ISLNK(facts.st_mode):
-            digest.update(os.fsencode(path.readlink()))
-        elif stat.S_ISREG(facts.st_mode):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-            total += facts.st_size
-        count += 1
-    return f"sha256:{digest.hexdigest()}", total, count
+def alias_in(text: str) -> str | None:
+    """What a name's file says that it stands for; None when it is an image itself."""
+    if len(text) > 1000:
+        return None
+    target: str | None = json.loads(text).get("alias")
+    return target
 
 
 def remove_tree(path: Path) -> None:
@@ -176,13 +304,26 @@ def free_space(root: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    for entry in sorted(os.scandir(root), key=lambda entry: os.fsencode(entry.name)):
-        yield Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path))
+def _listed(folder: Path) -> list[str]:
+    """Names in a folder, but for those that are being written."""
+    with contextlib.suppress(FileNotFoundError):
+        return [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    return []
 
 
 def _sync(path: Path) -> None:
     """Bring a tree to the disk: after a power cut a name must not stand for an empty file."""
     subprocess.run(("sync", "--file-system", str(path)), check=True, timeout=300)
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def layers_of(manifests: Iterable[Manifest]) -> set[str]:
+    """Digests of all layers of these images."""
+    return {diff_id for manifest in manifests for diff_id in manifest.layers}

@@ -14,8 +14,11 @@ import pytest
 
 from corral.core import errors
 from corral.images import build, stock, store
+from corral.images.archives import unpack
+from corral.images.archives.model import Task
 from corral.images.build import Step
 from corral.images.store import ImageStore
+from tests.integration.images.conftest import IMAGES
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -35,7 +38,8 @@ def test_a_build_makes_a_whole_image_and_the_next_has_nothing_to_do(tmp_path: Pa
     assert built == images.current("small")
     assert (built.rootfs / "home/user/.bashrc").stat().st_uid == 1000
     assert {"bash", "ca-certificates", "dpkg"} <= built.manifest.packages.keys()
-    assert store.digest_tree(built.rootfs)[0] == built.manifest.digest
+    assert built.manifest.env == {"LANG": "C.UTF-8"}
+    assert unpack.digest_of(built.rootfs.parent, "split", Task("cannot read it")) == built.layers[0].digest
     assert {"installing packages", "computing the digest"} <= {step.text for step in steps}
     steps.clear()
     assert build.build(images, SMALL, steps.append) == built
@@ -81,8 +85,10 @@ def test_a_mirror_that_does_not_answer_fails_with_the_cause_and_the_log(tmp_path
     with pytest.raises(errors.Unavailable, match=r"cannot build image small: .*see .*build\.log") as failure:
         build.build(ImageStore(tmp_path), SMALL, lambda step: None, mirror="http://127.0.0.1:9/debian")
     assert "Could not connect" in failure.value.message
-    assert ImageStore(tmp_path).names() == []
-    assert sorted(path.name for path in (tmp_path / "small").iterdir()) == [".lock", "build.log"]
+    images = ImageStore(tmp_path)
+    assert images.names() == []
+    assert images.work_folders() == []
+    assert sorted(path.name for path in images.home("small").iterdir()) == [".lock", "build.log"]
 
 
 def corral(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -91,7 +97,7 @@ def corral(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_lists_images_as_json(default_image: store.Stored) -> None:
-    done = corral("list", "--json", "--images", str(default_image.path.parents[1]))
+    done = corral("list", "--json", "--images", str(IMAGES))
     assert done.returncode == 0, done.stderr
     (facts,) = [image for image in json.loads(done.stdout) if image["name"] == stock.DEFAULT]
     assert facts["digest"] == default_image.manifest.digest
