@@ -1,35 +1,34 @@
-"""`corral image build` and `corral image list`: stock images of this host, on a terminal.
+"""`corral image`: images of this host, built, taken in, given out, named, removed and checked, on a terminal.
 
-Owns what these commands print. Must not build: that is the work of `build`.
+Owns what these commands print. Must not do the work: that is the service's, and of `build` and `fsck`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Final
 
 import typer
 from rich.console import Console
-from rich.status import Status
 from rich.table import Table
 
 from corral.core import errors
-from corral.core.clock import SystemClock
 from corral.core.settings import Settings
 from corral.images import build as builder
-from corral.images import stock
-from corral.images.store import ImageStore, Stored
+from corral.images import fsck, names, stock
+from corral.images.collect import Collected
+from corral.images.service import ImageInfo, Images, Registries
+from corral.images.store import ImageStore
+from corral.images.terminal import Live, created, facts, megabytes, told
 
 app = typer.Typer(help="Images that boxes are made of, on this host.", no_args_is_help=True)
 
 DEFAULT_ROOT: Final = Settings().images
+_REGISTRY: Final = "docker://"
+#: Endings of archives' names, which are no part of an image's.
+_ENDINGS: Final = (".gz", ".xz", ".bz2", ".zst", ".tgz", ".tar", ".oci")
 
 Root = Annotated[
     Path, typer.Option("--images", envvar="CORRAL_IMAGES", help="Directory that holds the images.", show_default=True)
@@ -55,13 +54,71 @@ def build_image(
 
     Example: corral image build debian-12 --force
     """
-    with _told(), _Live() as live:
-        stored = builder.build(ImageStore(images), stock.flavour(name), live.report, force=force, mirror=mirror)
+    with told(), Live() as live:
+        stored = builder.build(
+            ImageStore(images),
+            stock.flavour(name),
+            lambda step: live.report(step.text, step.done, step.total),
+            force=force,
+            mirror=mirror,
+        )
     if as_json:
-        typer.echo(json.dumps(_facts(stored)))
+        typer.echo(json.dumps(facts(stored)))
     else:
         done = f"built in {live.seconds():.0f} s" if live.steps else "up to date"
-        typer.echo(f"image {name} {done}: {_megabytes(stored)}, {stored.manifest.digest[:19]}, {stored.rootfs}")
+        size = megabytes(stored.manifest.size)
+        typer.echo(f"image {name} {done}: {size}, {stored.manifest.digest[:19]}, {stored.rootfs}")
+
+
+@app.command("import")
+def import_image(
+    source: Annotated[str, typer.Argument(help="A path, or a name in a registry as docker://NAME.")],
+    name: Annotated[str | None, typer.Option(help="What to call it; else the registry's name, or the file's.")] = None,
+    images: Root = DEFAULT_ROOT,
+    registries: Annotated[
+        Path | None, typer.Option(envvar="CORRAL_REGISTRIES", help="Configuration of registries.")
+    ] = None,
+    auth: Annotated[
+        Path | None, typer.Option("--auth", envvar="CORRAL_REGISTRY_AUTH", help="Credentials for registries.")
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Take in an image: from a registry, an OCI layout, an archive of Docker or of OCI, or a tar of a root filesystem.
+
+    The archive may be hostile; whatever is wrong with it is said, and nothing of it is left.
+
+    Example: corral image import docker://python:3.12-slim
+    """
+    with told(), Live() as live:
+        host = Images(images, registries=Registries(registries, auth))
+        live.report(f"importing {source}")
+        info = asyncio.run(_import(host, source, name))
+    _say_image(host, info, live, "imported", as_json=as_json)
+
+
+@app.command("export")
+def export_image(
+    name: Annotated[str, typer.Argument(help="Which image.")],
+    target: Annotated[Path, typer.Argument(help="A folder for an OCI layout, or a file that ends in .tar.")],
+    images: Root = DEFAULT_ROOT,
+) -> None:
+    """Give an image out as an OCI layout, which may have other images already, or as a tar of one.
+
+    Example: corral image export debian-12 debian-12.tar
+    """
+    with told(), Live() as live:
+        host = Images(images)
+        live.report(f"exporting {name}")
+        try:
+            asyncio.run(
+                host.export_archive(name, target) if target.suffix == ".tar" else host.export_layout(name, target)
+            )
+        except OSError as problem:
+            raise errors.Unavailable(
+                f"cannot export {name}: {target}: {problem.strerror}", remedy="name a folder that you may write to"
+            ) from None
+    typer.echo(f"image {name} exported in {live.seconds():.1f} s: {target}")
 
 
 @app.command("list")
@@ -70,92 +127,127 @@ def list_images(images: Root = DEFAULT_ROOT, *, as_json: Json = False) -> None:
 
     Example: corral image list --json
     """
-    with _told():
-        images_store = ImageStore(images)
-        found = [stored for name in images_store.names() if (stored := images_store.current(name))]
+    with told():
+        store = ImageStore(images)
+        aliases = {name: target for name in store.names() if (target := store.target(name)) is not None}
+        found = [stored for name in store.names() if name not in aliases and (stored := store.current(name))]
     if as_json:
-        typer.echo(json.dumps([_facts(stored) for stored in found]))
+        described = [{"name": name, "alias_of": target} for name, target in aliases.items()]
+        typer.echo(json.dumps([*map(facts, found), *described]))
         return
-    if not found:
+    if not found and not aliases:
         typer.echo(f"no images in {images}; build the default one with: corral image build", err=True)
         return
-    table = Table("name", "size", "packages", "created", "digest", box=None, pad_edge=False)
+    table = Table("name", "size", "layers", "created", "digest", box=None, pad_edge=False)
     for stored in found:
         manifest = stored.manifest
-        created = f"{_created(stored):%Y-%m-%d %H:%M}"
-        table.add_row(stored.name, _megabytes(stored), str(len(manifest.packages)), created, manifest.digest[:19])
+        when = f"{created(stored):%Y-%m-%d %H:%M}"
+        table.add_row(stored.name, megabytes(manifest.size), str(len(stored.layers)), when, manifest.digest[:19])
+    for name, target in aliases.items():
+        table.add_row(name, "", "", "", f"-> {target}")
     Console().print(table)
 
 
-def _facts(stored: Stored) -> dict[str, object]:
-    manifest = stored.manifest
-    return {
-        "name": stored.name,
-        "digest": manifest.digest,
-        "created": _created(stored).isoformat(),
-        "size": manifest.size,
-        "files": manifest.files,
-        "packages": dict(manifest.packages),
-        "path": str(stored.rootfs),
-    }
+@app.command("alias")
+def alias_image(
+    name: Annotated[str, typer.Argument(help="The other word.")],
+    target: Annotated[str, typer.Argument(help="What it stands for.")],
+    images: Root = DEFAULT_ROOT,
+) -> None:
+    """Have a name stand for an image of this host, whatever that is at the time; `remove` takes it away again.
+
+    Example: corral image alias ubuntu:24.04 debian-12
+    """
+    with told():
+        Images(images).alias(name, target)
+    typer.echo(f"image {name} is {target} from now on")
 
 
-def _created(stored: Stored) -> datetime:
-    return datetime.fromtimestamp(stored.manifest.created_ms / 1000, tz=UTC)
+@app.command("remove")
+def remove_image(
+    name: Annotated[str, typer.Argument(help="Which image, or alias.")], images: Root = DEFAULT_ROOT
+) -> None:
+    """Forget an image, and remove its layers unless another image, a devbox or a snapshot needs them.
+
+    Example: corral image remove python:3.12-slim
+    """
+    with told():
+        host = Images(images)
+        host.remove(name)
+        collected = asyncio.run(host.collect())
+    typer.echo(f"image {name} removed; {_collected(collected)}")
 
 
-def _megabytes(stored: Stored) -> str:
-    return f"{stored.manifest.size / 1e6:,.0f} MB"
+@app.command("gc")
+def collect_layers(images: Root = DEFAULT_ROOT) -> None:
+    """Remove layers that no image, devbox or snapshot needs, and what killed imports left. Servers do so themselves.
+
+    Example: corral image gc
+    """
+    with told():
+        collected = asyncio.run(Images(images).collect())
+    typer.echo(_collected(collected))
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    """Turn errors into a line and an exit code."""
+@app.command("fsck")
+def check_images(
+    images: Root = DEFAULT_ROOT,
+    *,
+    repair: Annotated[bool, typer.Option("--repair", help="Remove leftovers, and what is broken and unused.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read every layer again and compare it with its digest; check names, and what servers need. 1: not sound.
+
+    Example: corral image fsck --repair
+    """
+    with told(), Live() as live:
+        checked = fsck.check(ImageStore(images), repair=repair, report=live.report)
+    if as_json:
+        listed = [
+            {"kind": each.kind, "path": str(each.path), "cause": each.cause, "mended": each.mended}
+            for each in checked.findings
+        ]
+        typer.echo(json.dumps({"layers": checked.layers, "names": checked.names, "findings": listed}))
+    else:
+        for each in checked.findings:
+            typer.echo(f"{each.kind}: {each.path}: {each.cause}{' (removed)' if each.mended else ''}")
+        verdict = "sound" if checked.sound else "not sound"
+        typer.echo(f"{checked.layers} layers and {checked.names} names in {live.seconds():.1f} s: {verdict}")
+    if not checked.sound:
+        raise typer.Exit(1)
+
+
+async def _import(host: Images, source: str, name: str | None) -> ImageInfo:
+    if source.startswith(_REGISTRY):
+        return await host.pull(source.removeprefix(_REGISTRY), name)
+    path = Path(source)
+    return await host.import_path(path, name or _name_of(path))
+
+
+def _name_of(path: Path) -> str:
+    """What a file is called without what its name says of its format. Raises errors.Invalid."""
+    name = path.absolute().name.lower()
+    while ending := next((ending for ending in _ENDINGS if name.endswith(ending)), ""):
+        name = name.removesuffix(ending)
     try:
-        yield
-    except errors.CorralError as error:
-        typer.echo(f"corral: {error.message}", err=True)
-        raise typer.Exit(1) from None
-    except PermissionError as error:
-        typer.echo(f"corral: cannot read {error.filename}: permission denied; run it as root", err=True)
-        raise typer.Exit(1) from None
+        return names.normal(name)
+    except errors.Invalid:
+        raise errors.Invalid(
+            f"cannot import {path}: its name is no image's; say what to call it with --name"
+        ) from None
 
 
-class _Live:
-    """Progress on standard error: one line that changes on a terminal, otherwise a line for each step."""
+def _say_image(host: Images, info: ImageInfo, live: Live, done: str, *, as_json: bool) -> None:
+    stored = host.store.current(info.name)
+    if as_json and stored is not None:
+        typer.echo(json.dumps(facts(stored)))
+    elif stored is not None:
+        layers = f"{len(stored.layers)} layers" if len(stored.layers) > 1 else "1 layer"
+        size = megabytes(stored.manifest.size)
+        typer.echo(f"image {info.name} {done} in {live.seconds():.1f} s: {size}, {layers}, {info.digest[:19]}")
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
-        self._clock = SystemClock()
-        self._began = self._clock.monotonic()
-        self._status: Status | None = None
-        self._text = ""
-        self.steps = 0
 
-    def __enter__(self) -> _Live:
-        # `make` hides nothing of a pipe's end: TERM decides whether a changing line can be shown.
-        if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
-            self._status = self._console.status("")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._status is not None:
-            self._status.stop()
-
-    def seconds(self) -> float:
-        """Since the command began."""
-        return self._clock.monotonic() - self._began
-
-    def report(self, step: builder.Step) -> None:
-        """Show where the build is."""
-        new = step.text != self._text
-        self._text = step.text
-        self.steps += new
-        if self._status is not None:
-            count = f"  {step.done}/{step.total}" if step.total else ""
-            self._status.update(f"{step.text}{count}  [dim]{self.seconds():.0f} s[/dim]")
-            self._status.start()
-        elif new:
-            self._console.print(f"  {self.seconds():5.1f} s  {step.text}")
+def _collected(collected: Collected | None) -> str:
+    if collected is None:
+        return "somebody is adding images; layers go with the next: corral image gc"
+    return f"{len(collected.layers)} layers removed, {megabytes(collected.size)}"

@@ -94,6 +94,26 @@ class Images:
         """Names that `resolve` knows now, but for other words for stock images."""
         return self.store.names()
 
+    def alias(self, name: str, target: str) -> ImageInfo:
+        """Have `name` mean whatever `target` means at the time. Raises errors.Conflict for a circle, or NotFound."""
+        kept = names.normal(name)
+        if self.store.name_file(kept).exists() and self.store.target(kept) is None:
+            raise errors.Conflict(f"cannot make alias {kept}: it is an image; remove that first")
+        self.resolve(target)
+        self.store.put_alias(kept, names.normal(target))
+        return self.resolve(kept)
+
+    def remove(self, name: str) -> None:
+        """Forget a name; layers that nothing else needs go with the next `collect`. Raises NotFound, Conflict."""
+        kept = next((each for each in names.candidates(name) if self.store.name_file(each).exists()), None)
+        if kept is None:
+            raise self._missing(name, "remove")
+        if followers := [alias for alias in self.store.names() if self.store.target(alias) == kept]:
+            raise errors.Conflict(
+                f"cannot remove image {kept}: {', '.join(followers)} stands for it; remove that first"
+            )
+        self.store.drop(kept)
+
     # -- in and out
 
     async def import_layout(self, folder: Path, reference: str, *, origin: str | None = None) -> ImageInfo:
@@ -124,9 +144,9 @@ class Images:
             await self._threaded(task, lambda: intake.take_tar(self.store, work, path, name, self._clock, task))
             return self.resolve(name)
 
-    async def pull(self, reference: str) -> ImageInfo:
-        """Fetch an image from its registry and have the name mean it. Raises errors.Unavailable with the cause."""
-        name = names.tagged(reference)
+    async def pull(self, reference: str, name: str | None = None) -> ImageInfo:
+        """Fetch an image from its registry and have the name, else its own, mean it. Raises errors.Unavailable."""
+        name = names.normal(name) if name else names.tagged(reference)
         source = transports.Source(
             transports.Kind.REGISTRY, reference if names.has_tag(reference) else f"{reference}:latest"
         )
@@ -259,11 +279,11 @@ class Images:
                 await _settled(running)
             raise
 
-    def _missing(self, name: str) -> errors.NotFound:
+    def _missing(self, name: str, verb: str = "use") -> errors.NotFound:
         there = ", ".join(self.names()) or "none"
         flavour = stock.ALIASES.get(name, name)
         hint = f"; build it with: corral image build {flavour}" if flavour in stock.FLAVOURS else ""
-        return errors.NotFound(f"cannot use image {name!r}: it is not on this host (there: {there}){hint}")
+        return errors.NotFound(f"cannot {verb} image {name!r}: it is not on this host (there: {there}){hint}")
 
 
 async def _settled(running: asyncio.Future[T]) -> T:

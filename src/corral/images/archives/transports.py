@@ -26,11 +26,8 @@ from corral.images.archives.model import Task
 NAME: Final = "image"
 
 _POLICY: Final = Path("/etc/containers/policy.json")
-_CONFIGURATION: Final = (
-    "/etc/containers/registries.conf",
-    "/etc/containers/registries.conf.d",
-    "/etc/containers/certs.d",
-)
+_REGISTRIES: Final = ("/etc/containers/registries.conf", "/etc/containers/registries.conf.d")
+_CONFIGURATION: Final = (*_REGISTRIES, "/etc/containers/certs.d")
 _MARKS: Final = {layout.MARKER: "oci-archive", "manifest.json": "docker-archive"}
 #: Seconds between two looks at how much was written.
 _LOOK_S: Final = 0.2
@@ -137,12 +134,12 @@ def _settings(registries: Registries, *, remote: bool) -> tuple[list[tuple[str, 
         top.append("--insecure-policy")
     if not remote:
         return reads, _Options(tuple(top), (), ())
-    reads += [(path, Path(path)) for path in _CONFIGURATION if Path(path).exists()]
+    own = () if registries.config is None else _REGISTRIES
+    reads += [(path, Path(path)) for path in _CONFIGURATION if path not in own and Path(path).exists()]
     copy: list[str] = []
     env: list[tuple[str, str]] = []
     if registries.config is not None:
-        reads.append(("/registries.conf", registries.config))
-        env.append(("CONTAINERS_REGISTRIES_CONF", "/registries.conf"))
+        reads.append((_REGISTRIES[0], registries.config))
     if registries.auth is not None:
         reads.append(("/auth.json", registries.auth))
         copy.append("--src-authfile=/auth.json")
