@@ -46,6 +46,9 @@ from corral.runtime.contract import MIB, BoxGone, HostUnfit, Layer, Runtime
 from corral.runtime.fake import FakeHost, FakeRuntime
 from corral.runtime.oci.driver import OciRuntime
 from corral.runtime.oci.settings import OciSettings
+from corral.storage import service as storage
+from corral.storage.controller import ObjectController
+from corral.storage.service import Objects
 
 #: With less room than this on the data folder's disk no new box is promised.
 LEAST_FREE: Final = 256 * MIB
@@ -154,7 +157,10 @@ class Daemon:
         undo.push_async_callback(followers.close)
         await followers.resume()
         sources = Sources(store, available)
-        lifecycle = Lifecycle(store, runtime, sources, followers, vitals, clock=clock, rules=self._rules())
+        objects, keeper = await self._open_objects(store, feed, ids)
+        lifecycle = Lifecycle(
+            store, runtime, sources, followers, vitals, objects=objects, clock=clock, rules=self._rules()
+        )
         controller = self._make_controller(store, feed, runtime, lifecycle, vitals)
         owner = TaskOwner("daemon")
         undo.push_async_callback(owner.close)
@@ -168,9 +174,10 @@ class Daemon:
         )
         owner.spawn(sessions.run(), name="sessions")
         rules = SnapshotRules(available, clock=clock, ids=ids)
-        devboxes = service.Devboxes(store, feed, runtime, executions, vitals, rules, clock=clock, ids=ids)
+        devboxes = service.Devboxes(store, feed, runtime, executions, vitals, rules, objects, clock=clock, ids=ids)
         copies = SnapshotController(store, feed, runtime, devboxes, clock=clock, at_once=settings.starts_at_once)
         copying = owner.spawn(copies.run(), name="snapshots")
+        keeping = owner.spawn(keeper.run(), name="objects")
         ssh_keys = await self._start_ssh(undo, store, feed, executions, service.Ports(store, runtime, vitals), ids)
         gate = app.build(
             store=store,
@@ -180,18 +187,20 @@ class Daemon:
             snapshots=Snapshots(store, feed, devboxes, rules, clock=clock),
             tails=service.LogTails(store, feed, runtime, executions, followers, calls, clock=clock),
             executions=executions,
+            objects=objects,
             files=service.Files(store, runtime, vitals, calls),
             sessions=sessions,
             tunnels=service.PtyTunnels(clock, ids, domain=settings.tunnel_domain),
             ssh_keys=ssh_keys,
             health=Health(settings.data, store, runtime, available).reasons,
+            url=settings.public_url,
             architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
         )
         listener = serve.Listener(gate, settings.host, settings.port)
         undo.push_async_callback(listener.stop, settings.shutdown_grace_s)
         await listener.start()
         self._greet(key)
-        return [controlling, copying, owner.spawn(listener.wait(), name="listener")]
+        return [controlling, copying, keeping, owner.spawn(listener.wait(), name="listener")]
 
     async def _open_store(self, undo: contextlib.AsyncExitStack, feed: events.Feed) -> Store:
         database = engine.open_sqlite(self.settings.data / "corral.db", self.settings.durability)
@@ -199,6 +208,18 @@ class Daemon:
         store = self.make_store(database, feed)
         undo.push_async_callback(store.close)
         return store
+
+    async def _open_objects(self, store: Store, feed: events.Feed, ids: Ids) -> tuple[Objects, ObjectController]:
+        """Stored objects, and what keeps their contents in order, not running."""
+        settings, clock = self.settings, self.clock
+        where = settings.objects or str(settings.data / "objects")
+        contents = storage.open_store(where, endpoint=settings.objects_endpoint, region=settings.objects_region)
+        places = storage.Places(storage.load_node(settings.data, ids))
+        tokens = storage.Tokens(storage.load_key(settings.data, ids), clock)
+        objects = Objects(store, contents, places, tokens, clock=clock, ids=ids, limit=settings.object_limit)
+        keeper = ObjectController(store, feed, contents, places, clock=clock)
+        await keeper.open()
+        return objects, keeper
 
     async def _start_runtime(self, undo: contextlib.AsyncExitStack) -> tuple[Runtime, Images]:
         runtime, available = self.make_runtime(undo)

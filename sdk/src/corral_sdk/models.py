@@ -105,6 +105,41 @@ class SnapshotInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """A stored object as the server saw it. `size` in bytes, None until it is whole; times in Unix milliseconds."""
+
+    id: str
+    name: str
+    content_type: str
+    state: str
+    message: str
+    size: int | None
+    created_at_ms: int
+    delete_after_ms: int | None
+    metadata: Mapping[str, str]
+    raw: Wire = field(repr=False)
+
+    @classmethod
+    def from_wire(cls, wire: Wire) -> ObjectInfo:
+        """Raises BadAnswer when the answer is not an object."""
+        try:
+            return cls(
+                id=wire["id"],
+                name=wire["name"],
+                content_type=wire["content_type"],
+                state=wire["state"],
+                message=wire.get("error_message") or "",
+                size=wire.get("size_bytes"),
+                created_at_ms=wire["create_time_ms"],
+                delete_after_ms=wire.get("delete_after_time_ms"),
+                metadata=wire.get("metadata") or {},
+                raw={key: value for key, value in wire.items() if not key.startswith("upload_")},
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise errors.BadAnswer(f"cannot understand object: {error!r} in the answer") from error
+
+
+@dataclass(frozen=True, slots=True)
 class Relative:
     """A devbox in a tree of forks; `parent_id` is the one whose disk it began as, None at the root."""
 

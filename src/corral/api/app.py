@@ -28,6 +28,8 @@ from corral.identity.routes import IdentityRoutes
 from corral.identity.service import Identity
 from corral.images.snapshot_routes import SnapshotRoutes
 from corral.images.snapshots import Snapshots
+from corral.storage.routes import ObjectRoutes
+from corral.storage.service import Objects
 
 
 class _Inner(FastAPI):
@@ -44,6 +46,7 @@ def build(
     identity: Identity,
     devboxes: service.Devboxes,
     snapshots: Snapshots,
+    objects: Objects,
     tails: service.LogTails,
     executions: service.Executions,
     files: service.Files,
@@ -52,9 +55,11 @@ def build(
     ssh_keys: service.SshKeys,
     health: Probe,
     architecture: str,
+    url: str | None = None,
 ) -> Gate:
     """Return the ASGI application. `architecture` is the host's: `x86_64` or `arm64`.
 
+    `url` is the address that clients reach it at; None: whatever each of them has.
     `health` says why no box can be created now. Serve it without lifespan; `Gate.close` ends it.
     """
     handlers = table.Handlers(
@@ -64,6 +69,7 @@ def build(
         executions=ExecutionRoutes(executions, sessions),
         files=FileRoutes(files),
         snapshots=SnapshotRoutes(snapshots),
+        objects=ObjectRoutes(objects, url=url),
         ptys=PtyRoutes(devboxes, executions, sessions, tunnels),
         ssh=SshRoutes(ssh_keys),
     )

@@ -40,21 +40,6 @@ _ROUTES: Final[tuple[tuple[Resource, str, str], ...]] = (
         """,
     ),
     (
-        Resource.OBJECTS,
-        "objects",
-        """
-        POST /v1/objects
-        GET /v1/objects
-        GET /v1/objects/list_public
-        GET /v1/objects/{id}
-        POST /v1/objects/{id}/delete
-        POST /v1/objects/{id}/complete
-        GET /v1/objects/{id}/download
-        GET /v1/objects/metadata/keys
-        GET /v1/objects/metadata/keys/{key:path}/values
-        """,
-    ),
-    (
         Resource.SECRETS,
         "secrets",
         """

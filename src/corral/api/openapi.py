@@ -30,12 +30,17 @@ _WORDS: Final = {
     408: "It has not happened yet: ask again.",
     409: "Something else is under way that must end first.",
     413: "Too large.",
+    416: "The content has no such range.",
     429: "A limit of the host is reached.",
     500: "An error in Corral.",
     501: "This server does not offer it.",
     503: "The host cannot do this now.",
 }
 
+_BYTES: Final = {
+    "required": True,
+    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+}
 _FORM: Final = {
     "required": True,
     "content": {
@@ -95,7 +100,7 @@ def _complete(operation: dict[str, Any], route: Route) -> None:
     responses.update(_errors({*always, *body, *route.errors} - ({503} if "/healthz" in route.path else set())))
     operation["security"] = [] if public else [{"tunnelToken" if route.tunnel else "bearerAuth": []}]
     if route.intake is Intake.STREAM:
-        operation["requestBody"] = _FORM
+        operation["requestBody"] = _FORM if route.method == "POST" else _BYTES
     for name in route.query:
         if name.endswith("["):
             operation.setdefault("parameters", []).append(_map_parameter(name))

@@ -22,12 +22,16 @@ from corral.identity.model import Need, Resource, Scope
 from corral.identity.routes import IdentityRoutes
 from corral.images import wire as images_wire
 from corral.images.snapshot_routes import SnapshotRoutes
+from corral.storage import wire as storage_wire
+from corral.storage.routes import ObjectRoutes
 
 PUBLIC: Final = Need(None)
 READ: Final = Need(Resource.DEVBOXES, Scope.READ)
 WRITE: Final = Need(Resource.DEVBOXES, Scope.WRITE)
 SNAPSHOT_READ: Final = Need(Resource.SNAPSHOTS, Scope.READ)
 SNAPSHOT_WRITE: Final = Need(Resource.SNAPSHOTS, Scope.WRITE)
+OBJECT_READ: Final = Need(Resource.OBJECTS, Scope.READ)
+OBJECT_WRITE: Final = Need(Resource.OBJECTS, Scope.WRITE)
 ACCOUNT_READ: Final = Need(Resource.ACCOUNT, Scope.READ)
 ACCOUNT_WRITE: Final = Need(Resource.ACCOUNT, Scope.WRITE)
 
@@ -54,6 +58,7 @@ class Handlers:
     files: FileRoutes
     ptys: PtyRoutes
     snapshots: SnapshotRoutes
+    objects: ObjectRoutes
     ssh: SshRoutes
 
 
@@ -66,6 +71,7 @@ def rows(on: Handlers) -> Iterator[Route]:
     yield from _files(on.files)
     yield from _ptys(on.ptys)
     yield from _ssh(on.ssh)
+    yield from _objects(on.objects)
     yield from _others(on)
 
 
@@ -291,6 +297,58 @@ def _ssh(on: SshRoutes) -> Iterator[Route]:
     view = views.SshKeyView
     path = f"{_DEVBOX}/create_ssh_key"
     yield _post(path, on.create_key, WRITE, "create SSH key", answers=view, errors=(404, 501))
+
+
+def _objects(on: ObjectRoutes) -> Iterator[Route]:
+    view, keys, values = storage_wire.ObjectView, storage_wire.ObjectKeysView, storage_wire.ObjectValuesView
+    path, one = "/v1/objects", "/v1/objects/{object_id}"
+    yield _post(path, on.create, OBJECT_WRITE, "create object", answers=view, replay=True)
+    filters = ("content_type", "name", "search", "state", *_PAGE)
+    pages: dict[str, Any] = {"answers": storage_wire.ObjectListView, "query": filters}
+    yield _get(path, on.list, OBJECT_READ, "list objects", **pages)
+    yield _get(f"{path}/list_public", on.list_public, OBJECT_READ, "list objects", **pages)
+    yield _get(f"{path}/metadata/keys", on.metadata_keys, OBJECT_READ, "list metadata keys", answers=keys)
+    yield _get(
+        f"{path}/metadata/keys/{{key:path}}/values",
+        on.metadata_values,
+        OBJECT_READ,
+        "list metadata values",
+        answers=values,
+    )
+    yield _get(one, on.retrieve, OBJECT_READ, "show object", answers=view, errors=(404,))
+    yield _post(f"{one}/delete", on.delete, OBJECT_WRITE, "delete object", answers=view, errors=(404,))
+    yield _post(f"{one}/complete", on.complete, OBJECT_WRITE, "complete object", answers=view, errors=(404, 409, 413))
+    # The address that this gives lets anybody read the content: it takes no more than the right to read it.
+    yield _get(
+        f"{one}/download",
+        on.download,
+        OBJECT_READ,
+        "download object",
+        answers=storage_wire.ObjectDownloadView,
+        query=("duration_seconds",),
+        errors=(404,),
+    )
+    # The right of these is their token's.
+    yield Route(
+        "PUT",
+        f"{one}/content",
+        on.put_content,
+        PUBLIC,
+        "upload object",
+        Intake.STREAM,
+        query=("token",),
+        answers=dict,
+        errors=(400, 403, 404, 408, 409, 413, 429, 503),
+    )
+    yield _get(
+        f"{one}/content",
+        on.get_content,
+        PUBLIC,
+        "download object",
+        query=("token",),
+        media_type="application/octet-stream",
+        errors=(400, 403, 404, 416, 503),
+    )
 
 
 def _others(on: Handlers) -> Iterator[Route]:

@@ -105,6 +105,15 @@ class Settings:
         Path | None, "Certificate chain and key, in PEM, for SSH inside TLS; else one made in the data folder."
     ] = None
     ssh_idle_s: Annotated[float, "Seconds after which an SSH connection that carries nothing is closed."] = 900.0
+    public_url: Annotated[
+        str | None, "Address of the API as clients have it, for addresses in answers; else that of each request."
+    ] = None
+    objects: Annotated[
+        str | None, "Where contents of objects are: a folder or s3://BUCKET/PREFIX; else <data>/objects."
+    ] = None
+    objects_endpoint: Annotated[str | None, "Address of the S3 server, when it is not Amazon's."] = None
+    objects_region: Annotated[str | None, "Region of the bucket; else AWS_REGION or us-east-1."] = None
+    object_limit: Annotated[int, "Bytes of one object; S3 takes no more than the default in one upload."] = 5368709120
     shutdown_grace_s: Annotated[float, "Seconds that open requests get to finish when the server stops."] = 10.0
     log_format: Annotated[LogFormat, "`text` for key=value lines, `json` for one object a line."] = LogFormat.TEXT
     log_level: Annotated[LogLevel, "Least level that is logged: debug, info, warning or error."] = LogLevel.INFO

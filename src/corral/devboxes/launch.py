@@ -7,6 +7,7 @@ Must not move the devbox to another state: it says what is so, the controller ac
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,11 +16,13 @@ from corral.devboxes import execution_rows, files
 from corral.devboxes.execution_rows import Wish
 from corral.devboxes.followers import Followers
 from corral.devboxes.model import Devbox, DevboxRequest, Execution, ExecutionSource, Observed
+from corral.devboxes.object_mounts import ObjectMounts
 from corral.runtime.contract import FileProblem, Runtime, Stream
 
 #: Command ids of launch commands, by the start that they belong to. A caller who uses one gets a conflict: the source
 #: is a part of what is compared.
 _COMMAND_ID: Final = "launch:{start}:{place}"
+_MOUNT_ID: Final = "mount:{place}"
 _SUSPEND_ID: Final = "suspend:{start}:{place}"
 
 #: Bytes of standard error that are quoted in the message of a failure.
@@ -44,16 +47,17 @@ class Progress:
 
 def is_empty(request: DevboxRequest) -> bool:
     """Whether there is nothing to do before the devbox is running."""
-    return not (request.files or request.launch_commands or request.entrypoint)
+    return not (request.files or request.object_mounts or request.launch_commands or request.entrypoint)
 
 
 class Launch:
     """One for each store."""
 
-    def __init__(self, store: Store, runtime: Runtime, followers: Followers) -> None:
+    def __init__(self, store: Store, runtime: Runtime, followers: Followers, mounts: ObjectMounts) -> None:
         self._store = store
         self._runtime = runtime
         self._followers = followers
+        self._mounts = mounts
 
     async def step(self, devbox: Devbox) -> Progress:
         """Do the next thing that is not done. Raises RuntimeFailure when the box could not be reached: try again."""
@@ -61,8 +65,10 @@ class Launch:
         known = await self._store.read(lambda connection: execution_rows.of_source(connection, devbox.id, sources))
         begun = {execution.command_id: execution for execution in known}
         start = devbox.start
-        if not begun and (problem := await self._write_files(devbox)):
+        if not begun and (problem := await self._write_files(devbox) or await self._mounts.write(devbox)):
             return Progress(Outcome.FAILED, problem)
+        if start == 0 and (waiting := await self._unpack(devbox, begun)) is not None:
+            return waiting
         for place, command in enumerate(devbox.request.launch_commands):
             wish = Wish(command, source=ExecutionSource.SETUP, command_id=_COMMAND_ID.format(start=start, place=place))
             execution = begun.get(wish.command_id)
@@ -71,13 +77,32 @@ class Launch:
             if execution.ended_at_ms is None:
                 return Progress(Outcome.WAITING)
             if execution.exit_code != 0:
-                return Progress(Outcome.FAILED, self._explain(place, execution))
+                return Progress(Outcome.FAILED, self._explain(f"launch command {place + 1}", execution))
         entrypoint = devbox.request.entrypoint
         entrypoint_id = _COMMAND_ID.format(start=start, place="entrypoint")
         if entrypoint is not None and entrypoint_id not in begun:
             wish = Wish(entrypoint, source=ExecutionSource.ENTRYPOINT, command_id=entrypoint_id)
             await self._followers.launch(devbox.account_id, devbox.id, wish)
         return Progress(Outcome.READY)
+
+    async def _unpack(self, devbox: Devbox, begun: Mapping[str | None, Execution]) -> Progress | None:
+        """Do the next mount of an archive that is not done; None when all are."""
+        for place, mount in enumerate(devbox.request.object_mounts):
+            execution = begun.get(command_id := _MOUNT_ID.format(place=place))
+            if execution is None:
+                command, problem = await self._mounts.stage(devbox, mount)
+                if problem or not command:
+                    if problem:
+                        return Progress(Outcome.FAILED, problem)
+                    continue
+                wish = Wish(command, source=ExecutionSource.SETUP, command_id=command_id)
+                execution = await self._followers.launch(devbox.account_id, devbox.id, wish)
+            if execution.ended_at_ms is None:
+                return Progress(Outcome.WAITING)
+            if execution.exit_code != 0:
+                what = f"unpacking of object {mount.object_id} into {mount.path}"
+                return Progress(Outcome.FAILED, self._explain(what, execution))
+        return None
 
     async def ended_entrypoint(self, devbox: Devbox) -> Execution | None:
         """The devbox's entrypoint if it has ended."""
@@ -117,13 +142,13 @@ class Launch:
                 return problem.message
         return ""
 
-    def _explain(self, place: int, execution: Execution) -> str:
+    def _explain(self, what: str, execution: Execution) -> str:
         if execution.message:
-            return f"cannot run launch command {place + 1}: {execution.message}"
+            return f"cannot run {what}: {execution.message}"
         box, name = execution.devbox_id, execution.id
         size = self._runtime.output_size(box, name, Stream.STDERR)
         quote = b""
         if size:
             quote = self._runtime.read_output(box, name, Stream.STDERR, max(0, size - _QUOTE), _QUOTE)
         said = f": {quote.decode(errors='replace').strip()}" if quote.strip() else ""
-        return f"launch command {place + 1} exited with code {execution.exit_code}{said}"
+        return f"{what} exited with code {execution.exit_code}{said}"

@@ -18,6 +18,7 @@ from corral.devboxes import deadlines, faults, launch, rows
 from corral.devboxes.followers import Followers
 from corral.devboxes.launch import Launch, Outcome
 from corral.devboxes.model import ENDED, Desired, Devbox, Kept, Observed, Reason, copy_of
+from corral.devboxes.object_mounts import ObjectMounts
 from corral.devboxes.vitals import Vitals
 from corral.runtime.contract import (
     Box,
@@ -32,6 +33,7 @@ from corral.runtime.contract import (
     RuntimeFailure,
     SnapshotExists,
 )
+from corral.storage.service import Objects
 
 #: Between two looks at a copy that a box is to begin as.
 _COPY_PAUSE_S: Final = 0.03
@@ -95,6 +97,7 @@ class Lifecycle:
         followers: Followers,
         vitals: Vitals,
         *,
+        objects: Objects,
         clock: Clock,
         rules: Rules,
     ) -> None:
@@ -105,7 +108,7 @@ class Lifecycle:
         self._vitals = vitals
         self._clock = clock
         self._rules = rules
-        self._launch = Launch(store, runtime, followers)
+        self._launch = Launch(store, runtime, followers, ObjectMounts(runtime, objects))
         self._log = log.get("devboxes.lifecycle")
         self._starts = asyncio.Semaphore(rules.starts_at_once)
         self._stops = asyncio.Semaphore(rules.stops_at_once)

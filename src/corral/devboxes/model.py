@@ -66,6 +66,14 @@ class Transition:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectMount:
+    """An object whose content is put into the box at its first start: as the file `path`, or unpacked into it."""
+
+    object_id: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class DevboxRequest:
     """A validated wish for a devbox. `launch_parameters` is what the caller sent, echoed in views."""
 
@@ -79,6 +87,7 @@ class DevboxRequest:
     launch_commands: tuple[str, ...] = ()
     entrypoint: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)  #: path -> text, written before the launch commands
+    object_mounts: tuple[ObjectMount, ...] = ()
     keep_alive_s: int = 3600
     idle_s: int | None = None  #: end after this many seconds without activity; replaces keep_alive_s
     idle_suspends: bool = False  #: suspend it then, instead of shutting it down

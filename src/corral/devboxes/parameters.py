@@ -12,7 +12,7 @@ from typing import Final
 
 from corral.core import errors
 from corral.devboxes import wire
-from corral.devboxes.model import DevboxRequest
+from corral.devboxes.model import DevboxRequest, ObjectMount
 from corral.runtime.contract import GIB, Limits, User
 
 #: Size -> (cores, memory in GiB, disk in GiB).
@@ -40,6 +40,7 @@ MAX_UID: Final = 65_533
 #: The kernel takes no longer `NAME=value` (MAX_ARG_STRLEN), nor in practice more than this in all.
 ENV_BYTES: Final = 131_071
 ENV_TOTAL_BYTES: Final = 1024 * 1024
+MOST_OBJECT_MOUNTS: Final = 64
 FILES_BYTES: Final = 8 * 1024 * 1024
 
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -69,6 +70,7 @@ def request(body: wire.CreateBody, *, architecture: str) -> DevboxRequest:
         launch_commands=tuple(parameters.launch_commands or ()),
         entrypoint=body.entrypoint,
         files=_files(body),
+        object_mounts=_object_mounts(body),
         keep_alive_s=_keep_alive(parameters),
         idle_s=idle.idle_time_seconds if idle else None,
         idle_suspends=idle is not None and idle.on_idle == "suspend",
@@ -98,7 +100,7 @@ def _later(body: wire.CreateBody) -> Iterator[str]:
         if getattr(body, name):
             yield name
     for index, mount in enumerate(body.mounts or ()):
-        if not isinstance(mount, wire.FileMount):
+        if not isinstance(mount, wire.FileMount | wire.ObjectMount):
             yield f"mounts[{index}].type {mount.type}"
     parameters = body.launch_parameters
     if parameters is not None:
@@ -219,6 +221,13 @@ def _files(body: wire.CreateBody) -> dict[str, str]:
     if (total := sum(len(text.encode()) for text in files.values())) > FILES_BYTES:
         raise _invalid("file_mounts", f"must be at most {FILES_BYTES} bytes in all, not {total}: use upload_file")
     return files
+
+
+def _object_mounts(body: wire.CreateBody) -> tuple[ObjectMount, ...]:
+    mounts = [mount for mount in body.mounts or () if isinstance(mount, wire.ObjectMount)]
+    if len(mounts) > MOST_OBJECT_MOUNTS:
+        raise _invalid("mounts", f"must be at most {MOST_OBJECT_MOUNTS} objects, not {len(mounts)}")
+    return tuple(ObjectMount(mount.object_id, mount.object_path) for mount in mounts)
 
 
 def _effective(parameters: wire.LaunchParameters, idle: wire.AfterIdle | None, architecture: str) -> dict[str, object]:

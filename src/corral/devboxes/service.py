@@ -41,6 +41,7 @@ from corral.devboxes.ssh.keys import SshKeys
 from corral.devboxes.tunnels import PtyTunnels
 from corral.devboxes.vitals import Vitals
 from corral.runtime import contract
+from corral.storage.service import Objects
 
 # Inside the class `list` is the method.
 LogEntries = list[LogEntry]
@@ -92,6 +93,7 @@ class Devboxes:
         executions: Executions,
         vitals: Vitals,
         snapshots: Snapshots,
+        objects: Objects,
         *,
         clock: Clock,
         ids: Ids,
@@ -102,6 +104,7 @@ class Devboxes:
         self._executions = executions
         self._vitals = vitals
         self._snapshots = snapshots
+        self._objects = objects
         self._clock = clock
         self._ids = ids
 
@@ -115,7 +118,8 @@ class Devboxes:
         """Record the wish for a devbox and return it, provisioning. Once this returns, the devbox is not forgotten.
 
         `also` is called in the same transaction: what it writes is there if, and only if, the devbox is.
-        Raises errors.NotFound, errors.WrongState when it cannot begin as the snapshot that it names.
+        Raises errors.NotFound, errors.WrongState when it cannot begin as the snapshot, or mount the objects, that it
+        names.
         """
         devbox_id = self._ids.new("dbx")
 
@@ -123,6 +127,8 @@ class Devboxes:
             parent_id = None
             if request.snapshot_id is not None:
                 parent_id = self._snapshots.require(connection, account_id, request.snapshot_id)
+            for mount in request.object_mounts:
+                self._objects.require(connection, account_id, mount.object_id)
             now_ms = self._clock.now_ms()
             devbox = rows.insert(connection, devbox_id, account_id, request, now_ms, parent_id=parent_id)
             if also is not None:
@@ -160,6 +166,7 @@ class Devboxes:
                 snapshot_id=self._snapshots.begin(connection, parent),
                 launch_commands=(),
                 files={},
+                object_mounts=(),
             )
             at_ms = self._clock.now_ms()
             made = tuple(

@@ -24,6 +24,7 @@ MOST_FORKS: Final = 100
 
 DEVBOX_ID: Final = r"^dbx_[0-9A-Za-z]{21}$"
 SNAPSHOT_ID: Final = r"^snp_[0-9A-Za-z]{21}$"
+OBJECT_ID: Final = r"^obj_[0-9A-Za-z]{21}$"
 EXECUTION_ID: Final = r"^[0-9A-Za-z_-]{1,64}$"
 #: Of a cursor in a log; it grows with the commands that run at once.
 CURSOR: Final = r"^[0-9A-Za-z_.~-]+$"
@@ -182,8 +183,8 @@ class ObjectMount(Body):
     """A stored object."""
 
     type: Literal["object_mount"]
-    object_id: Filled
-    object_path: Filled
+    object_id: Annotated[str, Field(pattern=OBJECT_ID)]
+    object_path: FilePath
 
 
 class AgentMount(Body):

@@ -79,6 +79,8 @@ class Things:
         if path.endswith("/shutdown"):
             ids["devbox_id"] = self._post("/v1/devboxes", {})["id"]
         ids["snapshot_id"] = self._snapshot() if path.endswith("{snapshot_id}/delete") else self._snapshot_id
+        if "{object_id}" in path:
+            ids["object_id"] = self._object(case)
         if path.endswith(_STDIN):
             ids["execution_id"] = self._reader()
         found = {name: value for name, value in ids.items() if "{" + name + "}" in path}
@@ -89,6 +91,20 @@ class Things:
         if path.endswith("/executions") and case.query and isinstance(case.query.get("starting_after"), str):
             case.query["starting_after"] = self._execution_id
         return self._tunnel if path.startswith("/pty/") else {}
+
+    def _object(self, case: Case[Any]) -> str:
+        """An object for the request to end well with, and its token in the query where one is needed."""
+        path, method = case.operation.path, case.operation.method.upper()
+        made = self._post("/v1/objects", {"name": "fuzz", "content_type": "text"})
+        url = str(made["upload_url"])
+        if (path.endswith("/content") and method == "GET") or path.endswith(("/complete", "/download")):
+            self._client.put(url, content=b"content").raise_for_status()
+        if (path.endswith("/content") and method == "GET") or path.endswith("/download"):
+            self._post(f"/v1/objects/{made['id']}/complete", {})
+            url = self._client.get(f"/v1/objects/{made['id']}/download").raise_for_status().json()["download_url"]
+        if path.endswith("/content"):
+            case.query = {"token": url.split("token=")[1]}
+        return str(made["id"])
 
     def _snapshot(self) -> str:
         return str(self._post(f"{self._box}/snapshot_disk", {})["id"])

@@ -46,7 +46,12 @@ from corral.identity.tables import ACCOUNTS, API_KEYS
 from corral.images.snapshots import SnapshotController, SnapshotRules, Snapshots, Sources
 from corral.runtime.contract import MIB, Layer
 from corral.runtime.fake import FakeHost, FakeRuntime
+from corral.storage.controller import ObjectController
+from corral.storage.service import Objects, Places, Tokens, load_key, load_node, open_store
 from tests.harness.server import free_port
+
+#: Bytes of one object.
+OBJECT_LIMIT = 8 * MIB
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class Stand:
     sessions: Sessions
     host: FakeHost
     reasons: list[str]
+    folder: Path
 
     async def devbox(self, **body: Any) -> str:
         """The id of a new devbox that runs."""
@@ -131,7 +137,12 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
     sessions = Sessions(runtime, executions, followers, vitals, clock=clock, idle_s=3600)
     rules = Rules(limits=Limits(provisioning_s=30, initializing_s=30), starts_at_once=8, stops_at_once=8)
     sources = Sources(store, NoImage())
-    lifecycle = Lifecycle(store, runtime, sources, followers, vitals, clock=clock, rules=rules)
+    contents, places = open_store(str(folder / "objects")), Places(load_node(folder, ids))
+    tokens = Tokens(load_key(folder, ids), clock)
+    objects = Objects(store, contents, places, tokens, clock=clock, ids=ids, limit=OBJECT_LIMIT)
+    keeper = ObjectController(store, feed, contents, places, clock=clock)
+    await keeper.open()
+    lifecycle = Lifecycle(store, runtime, sources, followers, vitals, objects=objects, clock=clock, rules=rules)
     controller = Controller(
         store,
         feed,
@@ -152,7 +163,7 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
         return reasons
 
     snapshot_rules = SnapshotRules(NoImage(), clock=clock, ids=ids)
-    devboxes = Devboxes(store, feed, runtime, executions, vitals, snapshot_rules, clock=clock, ids=ids)
+    devboxes = Devboxes(store, feed, runtime, executions, vitals, snapshot_rules, objects, clock=clock, ids=ids)
     copies = SnapshotController(store, feed, runtime, devboxes, clock=clock, at_once=4)
     gate = app.build(
         store=store,
@@ -162,6 +173,7 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
         snapshots=Snapshots(store, feed, devboxes, snapshot_rules, clock=clock),
         tails=LogTails(store, feed, runtime, executions, followers, calls, clock=clock),
         executions=executions,
+        objects=objects,
         files=Files(store, runtime, vitals, calls),
         sessions=sessions,
         tunnels=PtyTunnels(clock, ids, domain="localhost"),
@@ -172,11 +184,11 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
     port = free_port()
     listener = serve.Listener(gate, "127.0.0.1", port)
     url = f"http://127.0.0.1:{port}"
-    working = asyncio.gather(controller.run(), copies.run())
+    working = asyncio.gather(controller.run(), copies.run(), keeper.run())
     await listener.start()
     try:
         async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30) as client:
-            yield Stand(url, key, client, gate, listener, identity, store, sessions, host, reasons)
+            yield Stand(url, key, client, gate, listener, identity, store, sessions, host, reasons, folder)
     finally:
         await listener.stop(grace_s=2)
         working.cancel()

@@ -32,7 +32,6 @@ NOT_OFFERED: Final = {
     "*mcp_config.Test*": "cannot use gateways",
     "*network_policy.Test*": "cannot use network policies",
     "*secret.Test*": "cannot use secrets",
-    "*storage_object.Test*": "cannot use objects",
     "*scenario.Test*": "cannot use scenarios",
     "*scenario.*_with_blueprint": "cannot use blueprints",
     "*scenario.*_with_snapshot": "cannot use blueprints",

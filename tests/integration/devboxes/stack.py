@@ -29,6 +29,8 @@ from corral.devboxes.vitals import Vitals
 from corral.images.snapshots import Images, SnapshotController, SnapshotRules, Snapshots, Sources
 from corral.runtime.contract import MIB, Runtime, Stream
 from corral.runtime.fake import FakeHost, FakeRuntime
+from corral.storage.controller import ObjectController
+from corral.storage.service import Objects, Places, Tokens, load_key, load_node, open_store
 
 ACCOUNT = "acc_test"
 COMPLETED = frozenset({ExecutionStatus.COMPLETED})
@@ -49,6 +51,7 @@ class Stack:
     resync_s: float = 0.3
     alerts_s: float = 5
     keep_output_s: float = 3600
+    object_limit: int = 64 * MIB
     pace: Pace = field(default_factory=Pace)
     store_class: type[Store] = Store
     runtime_class: type[FakeRuntime] = FakeRuntime
@@ -66,9 +69,18 @@ class Stack:
         self.followers = Followers(self.store, self.runtime, self.vitals, clock=self.clock, ids=ids, output_limit=MIB)
         await self.followers.resume()
         sources = Sources(self.store, self.images)
-        lifecycle = Lifecycle(
-            self.store, self.runtime, sources, self.followers, self.vitals, clock=self.clock, rules=self.rules
+        self.contents = open_store(str(self.folder / "objects"))
+        places = Places(load_node(self.folder, ids))
+        tokens = Tokens(load_key(self.folder, ids), self.clock)
+        self.objects = Objects(
+            self.store, self.contents, places, tokens, clock=self.clock, ids=ids, limit=self.object_limit
         )
+        self.keeper = ObjectController(self.store, self.feed, self.contents, places, clock=self.clock)
+        await self.keeper.open()
+        lifecycle = Lifecycle(
+            self.store, self.runtime, sources, self.followers, self.vitals,
+            objects=self.objects, clock=self.clock, rules=self.rules,
+        )  # fmt: skip
         self.controller = Controller(
             self.store, self.feed, self.runtime, lifecycle, self.vitals, alerts_s=self.alerts_s,
             clock=self.clock, resync_s=self.resync_s, keep_output_s=self.keep_output_s, pace=self.pace,
@@ -87,6 +99,7 @@ class Stack:
             self.executions,
             self.vitals,
             rules,
+            self.objects,
             clock=self.clock,
             ids=ids,
         )
@@ -94,7 +107,9 @@ class Stack:
         self.copies = SnapshotController(
             self.store, self.feed, self.runtime, self.devboxes, clock=self.clock, at_once=4
         )
-        self._tasks = [asyncio.ensure_future(each.run()) for each in (self.controller, self.copies) if control]
+        self._tasks = [
+            asyncio.ensure_future(each.run()) for each in (self.controller, self.copies, self.keeper) if control
+        ]
         return self
 
     async def stop(self) -> None:

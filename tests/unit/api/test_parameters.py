@@ -191,10 +191,6 @@ def test_a_devbox_begins_as_one_thing() -> None:
         ({"mcp": {"A": {"mcp_config": "g", "secret": "s"}}}, "mcp"),
         ({"code_mounts": [{"repo_name": "a", "repo_owner": "b"}]}, "code_mounts"),
         ({"mounts": [{"type": "code_mount", "repo_name": "a", "repo_owner": "b"}]}, "mounts[0].type code_mount"),
-        (
-            {"mounts": [{"type": "object_mount", "object_id": "a", "object_path": "b"}]},
-            "mounts[0].type object_mount",
-        ),
         ({"mounts": [{"type": "agent_mount"}]}, "mounts[0].type agent_mount"),
         ({"mounts": [{"type": "broker_mount", "axon_id": "a"}]}, "mounts[0].type broker_mount"),
         ({"launch_parameters": {"network_policy_id": "npol_1"}}, "launch_parameters.network_policy_id"),

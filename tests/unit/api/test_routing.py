@@ -16,6 +16,7 @@ from corral.devboxes.pty_routes import PtyRoutes
 from corral.devboxes.routes import DevboxRoutes, FileRoutes
 from corral.identity.model import Need, Resource, Scope
 from corral.identity.routes import IdentityRoutes
+from corral.storage.routes import ObjectRoutes
 
 NEED = Need(Resource.DEVBOXES, Scope.READ)
 
@@ -75,13 +76,13 @@ class Anything:
 
 def every_route() -> list[Route]:
     stand_in: Any = Anything()
-    names = ("health", "identity", "devboxes", "executions", "files", "ptys", "ssh", "snapshots")
+    names = ("health", "identity", "devboxes", "executions", "files", "ptys", "ssh", "snapshots", "objects")
     return [*routes.rows(routes.Handlers(**dict.fromkeys(names, stand_in)))]
 
 
-def test_every_route_asks_for_a_right_but_the_two_that_are_public() -> None:
+def test_every_route_asks_for_a_right_but_those_that_are_public() -> None:
     public = [route.path for route in every_route() if route.need.resource is None]
-    assert public == ["/healthz"]
+    assert public == [*["/v1/objects/{object_id}/content"] * 2, "/healthz"]  # the content takes a token of its own
     for route in every_route():
         assert route.path in public or route.need.scope > Scope.NONE, route.path
 
@@ -97,23 +98,24 @@ def test_routes_that_change_something_ask_for_more_than_reading() -> None:
 
 def test_only_creating_calls_and_input_are_replayed() -> None:
     replayed = {route.path.rsplit("/", 1)[-1] for route in every_route() if route.replay}
-    creating = {"devboxes", "create_and_await_running", "fork", "snapshot_disk", "snapshot_disk_async"}
+    creating = {"devboxes", "create_and_await_running", "fork", "snapshot_disk", "snapshot_disk_async", "objects"}
     assert replayed == {*creating, "send_std_in"}
 
 
 def test_offered_routes_and_later_ones_do_not_overlap() -> None:
     rows = Table([*every_route(), *later.rows()]).rows
-    assert sum(isinstance(row, Later) for row in rows) > 100
+    assert sum(isinstance(row, Later) for row in rows) > 90
 
 
 def test_only_transfers_leave_their_body_to_the_handler() -> None:
     assert {route.path.rsplit("/", 1)[-1] for route in every_route() if route.intake is Intake.STREAM} == {
-        "upload_file"
+        "upload_file",
+        "content",
     }
 
 
 def test_every_handler_says_what_it_does() -> None:
-    for one in (DevboxRoutes, ExecutionRoutes, FileRoutes, PtyRoutes, IdentityRoutes, HealthRoutes):
+    for one in (DevboxRoutes, ExecutionRoutes, FileRoutes, ObjectRoutes, PtyRoutes, IdentityRoutes, HealthRoutes):
         for name, method in inspect.getmembers(one, inspect.isfunction):
             if not name.startswith("_"):
                 assert method.__doc__, f"{one.__name__}.{name}"

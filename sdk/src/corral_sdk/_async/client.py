@@ -7,6 +7,7 @@ from types import TracebackType
 
 from corral_sdk import _config, _retry, errors
 from corral_sdk._async.devbox import AsyncDevbox
+from corral_sdk._async.objects import AsyncObjects
 from corral_sdk._async.transport import AsyncTransport, Call
 from corral_sdk.models import DevboxInfo, SnapshotInfo
 
@@ -33,6 +34,7 @@ class AsyncDevboxes:
         keep_alive_s: int | None = None,
         idle_s: int | None = None,
         snapshot: str | None = None,
+        objects: Mapping[str, str] | None = None,
         wait: bool = True,
         timeout_s: float = 300,
     ) -> AsyncDevbox:
@@ -41,6 +43,7 @@ class AsyncDevboxes:
         `size` is X_SMALL to XX_LARGE; or give `cpu` in cores, `memory` and `disk` in GiB. `files` maps paths to
         text that is written before the launch commands run. `keep_alive_s` is its longest life, `idle_s` ends it
         after so many seconds without activity. `snapshot` is the id of the snapshot that its disk begins as.
+        `objects` maps paths to ids of objects: each is written there, archives are unpacked into the path.
         Raises Invalid, Exhausted, Unavailable; Ended when it did not come up, TimedOut.
         """
         launch: dict[str, object] = {
@@ -59,6 +62,11 @@ class AsyncDevboxes:
             "environment_variables": dict(env) if env else None,
             "metadata": dict(metadata) if metadata else None,
             "file_mounts": dict(files) if files else None,
+            "mounts": [
+                {"type": "object_mount", "object_id": object_id, "object_path": path}
+                for path, object_id in (objects or {}).items()
+            ]
+            or None,
             "launch_parameters": _without_none(launch) or None,
         }
         call = Call("POST", "/v1/devboxes", json=_without_none(body))
@@ -162,6 +170,7 @@ class AsyncCorral:
         self._transport = AsyncTransport(url, _config.api_key(api_key), patience_s=patience_s)
         self.devboxes = AsyncDevboxes(self._transport)
         self.snapshots = AsyncSnapshots(self._transport)
+        self.objects = AsyncObjects(self._transport)
 
     async def __aenter__(self) -> AsyncCorral:
         return self

@@ -8,6 +8,7 @@ from types import TracebackType
 
 from corral_sdk import _config, _retry, errors
 from corral_sdk._sync.devbox import Devbox
+from corral_sdk._sync.objects import Objects
 from corral_sdk._sync.transport import Call, Transport
 from corral_sdk.models import DevboxInfo, SnapshotInfo
 
@@ -34,6 +35,7 @@ class Devboxes:
         keep_alive_s: int | None = None,
         idle_s: int | None = None,
         snapshot: str | None = None,
+        objects: Mapping[str, str] | None = None,
         wait: bool = True,
         timeout_s: float = 300,
     ) -> Devbox:
@@ -42,6 +44,7 @@ class Devboxes:
         `size` is X_SMALL to XX_LARGE; or give `cpu` in cores, `memory` and `disk` in GiB. `files` maps paths to
         text that is written before the launch commands run. `keep_alive_s` is its longest life, `idle_s` ends it
         after so many seconds without activity. `snapshot` is the id of the snapshot that its disk begins as.
+        `objects` maps paths to ids of objects: each is written there, archives are unpacked into the path.
         Raises Invalid, Exhausted, Unavailable; Ended when it did not come up, TimedOut.
         """
         launch: dict[str, object] = {
@@ -60,6 +63,11 @@ class Devboxes:
             "environment_variables": dict(env) if env else None,
             "metadata": dict(metadata) if metadata else None,
             "file_mounts": dict(files) if files else None,
+            "mounts": [
+                {"type": "object_mount", "object_id": object_id, "object_path": path}
+                for path, object_id in (objects or {}).items()
+            ]
+            or None,
             "launch_parameters": _without_none(launch) or None,
         }
         call = Call("POST", "/v1/devboxes", json=_without_none(body))
@@ -163,6 +171,7 @@ class Corral:
         self._transport = Transport(url, _config.api_key(api_key), patience_s=patience_s)
         self.devboxes = Devboxes(self._transport)
         self.snapshots = Snapshots(self._transport)
+        self.objects = Objects(self._transport)
 
     def __enter__(self) -> Corral:
         return self

@@ -98,6 +98,35 @@ class Transport:
         finally:
             response.close()
 
+    @contextmanager
+    def outside(
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: Body | None = None
+    ) -> Iterator[httpx.Response]:
+        """Send or fetch content at an address that the server gave, which is its own right: without the key, once.
+
+        Gives the answer with its body unread. Raises what is answered, Unreachable.
+        """
+        limit = httpx.Timeout(TRANSFER_S, connect=CONNECT_S)
+        # The address may be of another machine: it gets neither the key nor a header of ours.
+        with httpx.Client(
+            verify=url.startswith("https://"), trust_env=not _config.is_loopback(url), timeout=limit
+        ) as client:
+            try:
+                request = client.build_request(
+                    method, url, headers=dict(headers or {}), content=body() if body is not None else None
+                )
+                response = client.send(request, stream=True)
+                try:
+                    if not response.is_success:
+                        response.read()
+                        raise errors.from_wire(response.status_code, _json_of(response))
+                    yield response
+                finally:
+                    response.close()
+            except (httpx.TransportError, httpx.InvalidURL) as error:
+                place = url.partition("?")[0]  # what follows is a secret
+                raise errors.Unreachable(f"cannot reach {place}: {_cause(error)}") from error
+
     def _send(self, call: Call, *, stream: bool) -> httpx.Response:
         attempts = _retry.Attempts(reached=self._reached, patience_s=self._patience_s)
         headers = dict(call.headers)

@@ -60,6 +60,12 @@ def create(
     ] = None,
     file: Files = None,
     snapshot: Annotated[str | None, typer.Option(metavar="ID", help="The snapshot that its disk begins as.")] = None,
+    objects: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--object", metavar="PATH=ID", help="An object to write there; an archive is unpacked. Repeatable."
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it runs, or at once.")] = True,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait.")] = 300,
     json: common.Json = False,
@@ -91,6 +97,7 @@ def create(
             keep_alive_s=keep_alive,
             idle_s=idle,
             snapshot=snapshot,
+            objects=common.pairs("--object", objects or ()) or None,
             wait=False,
         )
         if wait:

@@ -35,6 +35,7 @@ Examples:
 VERBS = {
     "devbox": "corral_sdk.cli.devbox:app",
     "snapshot": "corral_sdk.cli.snapshot:app",
+    "object": "corral_sdk.cli.object:app",
     "version": "corral_sdk.cli.version:version",
 }
 

@@ -36,6 +36,13 @@ const suspended = async () => {
   return id;
 };
 const snapshot = async () => (await client.devboxes.snapshotDisk(box)).id;
+const uploaded = async () => {
+  const made = await client.objects.create({ name: 'object', content_type: 'text' });
+  const sent = await fetch(made.upload_url, { method: 'PUT', body: 'content' });
+  assert.equal(sent.status, 200);
+  return made.id;
+};
+const whole = async () => (await client.objects.complete(await uploaded())).id;
 const begun = async (command, more = {}) =>
   (await client.devboxes.executeAsync(box, { command, ...more })).execution_id;
 const soon = Date.now() + 3_600_000;
@@ -88,6 +95,13 @@ const scenes = {
   'devboxes.executions.streamStdoutUpdates': async () => [box, await begun('seq 3'), { offset: '2' }],
   'devboxes.executions.streamStderrUpdates': async () => [box, await begun('seq 3 >&2'), {}],
   'devboxes.logs.list': async () => [box],
+  'objects.create': async () => [{ name: 'object', content_type: 'text', metadata: { a: 'b' }, ttl_ms: 600_000 }],
+  'objects.retrieve': async () => [await uploaded()],
+  'objects.list': async () => [{ limit: 2, content_type: 'text' }],
+  'objects.listPublic': async () => [{ limit: 2 }],
+  'objects.complete': async () => [await uploaded()],
+  'objects.download': async () => [await whole(), { duration_seconds: 60 }],
+  'objects.delete': async () => [await uploaded(), {}],
   'pty.connect': async () => ['one', { cols: 80, rows: 24 }],
   'pty.control': async () => ['one', { action: 'resize', cols: 90, rows: 20 }],
 };

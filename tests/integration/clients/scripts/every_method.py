@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import httpx
 import pydantic
 import runloop_api_client
 from runloop_api_client import APIStatusError, AsyncRunloop, Runloop
@@ -58,6 +59,7 @@ SCOPES = [{"resource_type": "RESOURCE_TYPE_DEVBOXES", "access_level": "ACCESS_LE
 #: Named shells are gone from the client 3.
 SHELL = {"shell_name": "main"} if "shell_name" in inspect.signature(DevboxesResource.execute).parameters else {}
 SNAPSHOT = {"name": "snapshot", "commit_message": "all of it", "metadata": {"a": "b"}}
+OBJECT = {"name": "object", "content_type": "text", "metadata": {"a": "b"}}
 LINES = "seq 1 250 | tee /dev/stderr"
 
 
@@ -95,6 +97,16 @@ class Scene:
     def snapshot(self) -> str:
         snapshot_id: str = self.api.devboxes.snapshot_disk(self.box, **SNAPSHOT).id
         return snapshot_id
+
+    def uploaded_object(self) -> str:
+        made = self.api.objects.create(**OBJECT)
+        httpx.put(made.upload_url or "", content=b"content", trust_env=False).raise_for_status()
+        object_id: str = made.id
+        return object_id
+
+    def whole_object(self) -> str:
+        object_id: str = self.api.objects.complete(self.uploaded_object()).id
+        return object_id
 
     def begun(self, command: str, **more: Any) -> dict[str, str]:
         made = self.api.devboxes.execute_async(self.box, command=command, **more)
@@ -157,6 +169,13 @@ SCENES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "devboxes.executions.stream_stdout_updates": lambda s: {**s.ended(), "offset": "2"},
     "devboxes.executions.stream_stderr_updates": lambda s: s.ended(),
     "devboxes.logs.list": lambda s: {"id": s.ended()["devbox_id"]},
+    "objects.create": lambda _: {**OBJECT, "ttl_ms": 600_000},
+    "objects.retrieve": lambda s: {"id": s.whole_object()},
+    "objects.list": lambda s: {"limit": 2, "name": OBJECT["name"], "content_type": "text"},
+    "objects.list_public": lambda _: {"limit": 2},
+    "objects.complete": lambda s: {"id": s.uploaded_object()},
+    "objects.download": lambda s: {"id": s.whole_object(), "duration_seconds": 60},
+    "objects.delete": lambda s: {"id": s.whole_object()},
     "pty.connect": lambda _: {"session_name": "one", "cols": 80, "rows": 24},
     "pty.control": lambda _: {"session_name": "one", "action": "resize", "cols": 90, "rows": 20},
 }

@@ -33,6 +33,9 @@ BESIDE: dict[str, dict[str, Any]] = {
 #: The same within a parameter.
 WITHIN = {"scopes[]": SCOPES[0]}
 
+#: Ids within parameters that must be of something that is there; filled in once it is.
+THERE: dict[str, str] = {}
+
 #: Names of parameters whose values must be there already.
 KNOWN = {"file_path": "f", "path": "f"}
 
@@ -59,6 +62,9 @@ QUERY = {
     *("devboxes.list starting_after", "devboxes.list status", "devboxes.shutdown force", "last_n", "offset"),
     *("devboxes.list_disk_snapshots starting_after", "devboxes.disk_snapshots.list starting_after"),
     "source_blueprint_id",
+    *("objects.list starting_after", "objects.list search", "objects.list state", "objects.list content_type"),
+    *("objects.list_public starting_after", "objects.list_public search", "objects.list_public state"),
+    "objects.list_public content_type",
 }
 
 #: Parameters that have another name on the wire.
@@ -97,6 +103,7 @@ def leaves(annotation: Any, path: str, wrap: Callable[[Any], Any]) -> Iterator[L
     elif is_typeddict(annotation):
         hints = typing.get_type_hints(annotation)
         needed = {**sample(annotation), **WITHIN.get(path, {})}
+        needed |= {name: value for name, value in THERE.items() if name in needed}
         for name, hint in hints.items():
             yield from leaves(hint, f"{path}.{name}", partial(_with, wrap, needed, name))
     elif origin is dict:
@@ -170,6 +177,7 @@ def is_refused(leaf: Leaf, status: int, message: str) -> bool:
 def check() -> None:
     scene, wrong, sent, count = Scene(), [], 0, 0
     client = Runloop(max_retries=0)
+    THERE["object_id"] = scene.whole_object()
     terminals = client.with_options(default_headers=scene.tunnel())
     for name, leaf in parameters(client):
         count += 1

@@ -46,6 +46,51 @@ const checks = {
     assert.equal((await devbox.getInfo()).shutdown_reason, 'api_shutdown');
   },
 
+  async objects() {
+    const sdk = new RunloopSDK();
+    const folder = mkdtempSync(path.join(tmpdir(), 'objects-'));
+    try {
+      const file = path.join(folder, 'notes.txt');
+      writeFileSync(file, LINES);
+      const object = await sdk.storageObject.uploadFromFile(file, 'notes.txt', { metadata: { from: 'ts' } });
+      const info = await object.getInfo();
+      assert.deepEqual([info.state, info.content_type, info.metadata], ['READ_ONLY', 'text', { from: 'ts' }]);
+      assert.equal(info.size_bytes, Buffer.byteLength(LINES));
+      assert.equal(await object.downloadAsText(), LINES);
+      const content = randomBytes(3_000_000);
+      const binary = await sdk.storageObject.uploadFromBuffer(content, 'bytes', 'binary');
+      assert.deepEqual(Buffer.from(await binary.downloadAsBuffer()), content);
+      const listed = await sdk.storageObject.list({ content_type: 'binary', limit: 1 });
+      assert.deepEqual(listed.map((one) => one.id), [binary.id]);
+      await binary.delete();
+      assert.equal((await binary.getInfo()).state, 'DELETED');
+      await object.delete();
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  },
+
+  async object_mounts() {
+    const sdk = new RunloopSDK();
+    const folder = mkdtempSync(path.join(tmpdir(), 'objects-'));
+    try {
+      writeFileSync(path.join(folder, 'inner.txt'), 'inner');
+      const archive = await sdk.storageObject.uploadFromDir(folder, { name: 'folder.tgz' });
+      const text = await sdk.storageObject.uploadFromText('outer', 'outer.txt');
+      const home = process.env.CHECK_RUNTIME === 'oci' ? '/home/user' : '~'; // a fake box has no root of its own
+      const mounts = [
+        { type: 'object_mount', object_id: archive.id, object_path: `${home}/in side` },
+        { type: 'object_mount', object_id: text.id, object_path: `${home}/deep/outer.txt` },
+      ];
+      await withDevbox({ mounts, launch_parameters: { launch_commands: ['cat deep/outer.txt'] } }, async (devbox) => {
+        const shown = await devbox.cmd.exec('cat "in side/inner.txt" deep/outer.txt; ls -A "in side"');
+        assert.equal(await shown.stdout(), 'innerouterinner.txt\n');
+      });
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  },
+
   async commands() {
     await withDevbox({}, async (devbox) => {
       const result = await devbox.cmd.exec('echo out; echo err >&2; exit 3');
