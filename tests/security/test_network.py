@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.security.yard import HOSTILE, MARKS, NEIGHBOUR, Yard
+from tests.security.yard import BOTH, MARKS, NEIGHBOUR, Yard
 
 pytestmark = MARKS
 
@@ -63,6 +63,7 @@ def listening(address: str = "0.0.0.0", family: int = socket.AF_INET) -> Iterato
         yield int(server.getsockname()[1])
 
 
+@BOTH
 @pytest.mark.parametrize("user", ["root", "user"])
 async def test_no_address_of_the_host_answers(yard: Yard, user: str) -> None:
     with listening() as everywhere, listening("127.0.0.1") as loopback:
@@ -73,12 +74,14 @@ async def test_no_address_of_the_host_answers(yard: Yard, user: str) -> None:
         socket.create_connection((yard.gateway, everywhere), 2).close()
 
 
+@BOTH
 @pytest.mark.parametrize("user", ["root", "user"])
 async def test_no_metadata_address_answers(yard: Yard, user: str) -> None:
     targets = [(address, port) for address in METADATA for port in (80, 443, 53)]
     assert await yard.probe(REACH.format(targets=targets), user=user) == []
 
 
+@BOTH
 async def test_no_port_of_a_neighbour_answers(yard: Yard) -> None:
     port = await yard.hold("""
 server = socket.create_server(("0.0.0.0", 0))
@@ -94,6 +97,7 @@ time.sleep(6)
         pytest.fail("a port of a box is a port of the host")
 
 
+@BOTH
 async def test_there_is_no_ipv6_but_the_loopback(yard: Yard) -> None:
     host = [address for address in host_addresses("-6") if address != "::1"]
     with listening("::", socket.AF_INET6) as port:
@@ -111,9 +115,10 @@ tell([results, [line.split()[-1] for line in lines]])
     assert set(found[1]) <= {"lo"}
 
 
+@BOTH
 async def test_a_frame_of_ipv6_reaches_no_socket_of_the_host(yard: Yard) -> None:
     """Written past the box's own stack, to the host's end of the pair."""
-    link = yard.link(HOSTILE)
+    link = yard.link(yard.hostile)
     listed = subprocess.run(["ip", "-j", "-6", "addr", "show", "dev", link], capture_output=True, text=True, timeout=5)
     ours = [entry["local"] for one in json.loads(listed.stdout) for entry in one["addr_info"]]
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as server:
@@ -142,9 +147,10 @@ tell(1)
             server.recv(100)
 
 
+@BOTH
 async def test_a_packet_with_a_neighbours_address_is_dropped(yard: Yard) -> None:
     """The gateway answers echoes: an answer to a forged one would go to the neighbour."""
-    mine, theirs = yard.address(HOSTILE), yard.address(NEIGHBOUR)
+    mine, theirs = yard.address(yard.hostile), yard.address(NEIGHBOUR)
     listen = asyncio.create_task(
         yard.probe(
             """
@@ -188,6 +194,7 @@ tell(seen)
     assert await listen == []
 
 
+@BOTH
 async def test_the_host_answers_no_arp_and_learns_no_neighbour_from_a_box(yard: Yard) -> None:
     addresses = host_addresses("-4")
     found = await yard.probe(f"""
@@ -211,7 +218,7 @@ except TimeoutError:
 """)
     assert found == []
     listed = subprocess.run(
-        ["ip", "neigh", "show", "dev", yard.link(HOSTILE)], capture_output=True, text=True, timeout=5
+        ["ip", "neigh", "show", "dev", yard.link(yard.hostile)], capture_output=True, text=True, timeout=5
     )
     assert "198.19.255" not in listed.stdout
 
@@ -236,13 +243,14 @@ for number in range(200):
 tell(len(open("/proc/net/arp").readlines()))
 """)
     # Entries without ARP are dropped by the kernel whenever it wants room; waiting ones (INCOMPLETE) are not.
-    listed = await yard.run(HOSTILE, "bash", "-c", "ip neigh; ip -6 neigh")
+    listed = await yard.run(yard.hostile, "bash", "-c", "ip neigh; ip -6 neigh")
     waiting = [line for line in listed.stdout.splitlines() if "INCOMPLETE" in line or "FAILED" in line]
     assert waiting == []
     assert neighbours_of_all_namespaces() - before < 1000
     await yard.answers()
 
 
+@BOTH
 async def test_a_box_cannot_use_up_what_users_share(yard: Yard) -> None:
     """Inotify instances and locked memory are counted for the maker of a user namespace, all namespaces together."""
     held = await yard.hold("""
@@ -269,6 +277,7 @@ tell([libc.inotify_init1(0) >= 0, libc.mlock(ctypes.addressof(ctypes.c_char.from
     assert found == [True, 0]
 
 
+@BOTH
 async def test_an_abstract_socket_of_the_host_or_a_neighbour_is_not_reached(yard: Yard) -> None:
     name = f"\0corral-security-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as server:
@@ -276,9 +285,10 @@ async def test_an_abstract_socket_of_the_host_or_a_neighbour_is_not_reached(yard
         server.listen()
         found = await yard.probe(f"tell(attempt(socket.socket(socket.AF_UNIX).connect, {name!r}))")
     assert found == "ECONNREFUSED"
-    await yard.hold("s = socket.socket(socket.AF_UNIX); s.bind('\\0shared'); s.listen(); tell(1); time.sleep(2)",
-                    box=NEIGHBOUR)  # fmt: skip
-    assert await yard.probe("tell(attempt(socket.socket(socket.AF_UNIX).connect, '\\0shared'))") == "ECONNREFUSED"
+    shared = f"\0shared-{yard.hostile}"
+    serve = f"s = socket.socket(socket.AF_UNIX); s.bind({shared!r}); s.listen(); tell(1); time.sleep(2)"
+    await yard.hold(serve, box=NEIGHBOUR)
+    assert await yard.probe(f"tell(attempt(socket.socket(socket.AF_UNIX).connect, {shared!r}))") == "ECONNREFUSED"
 
 
 async def test_a_box_cannot_change_its_links_routes_or_filters(yard: Yard) -> None:
@@ -291,7 +301,7 @@ async def test_a_box_cannot_change_its_links_routes_or_filters(yard: Yard) -> No
         "ip link add x type veth",
         "ip link add x type bridge",
     ):
-        ran = await yard.run(HOSTILE, "bash", "-c", command)
+        ran = await yard.run(yard.hostile, "bash", "-c", command)
         assert ran.code != 0, command
         assert "not permitted" in ran.stderr, ran
     assert await yard.probe("tell(attempt(lambda: open('/dev/net/tun', 'rb')))") == "ENOENT"

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.security.yard import HOSTILE, MARKS, NEIGHBOUR, Yard
+from tests.security.yard import BOTH, HOSTILE, MARKS, NEIGHBOUR, Yard
 
 pytestmark = MARKS
 
 NAMESPACES = ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")
-#: CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW SYS_CHROOT SETFCAP
-CAPABILITIES = 0x8004_25FB
 DEVICES = {
     *("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "mqueue"),
     *("fd", "stdin", "stdout", "stderr", "core"),
@@ -25,6 +23,7 @@ tell({{key: fields[key] for key in ("CapInh", "CapPrm", "CapEff", "CapBnd", "Cap
 """
 
 
+@BOTH
 async def test_every_namespace_is_the_boxes_own(yard: Yard) -> None:
     program = f"tell({{kind: os.readlink('/proc/self/ns/' + kind) for kind in {NAMESPACES}}})"
     mine = await yard.probe(program)
@@ -33,29 +32,33 @@ async def test_every_namespace_is_the_boxes_own(yard: Yard) -> None:
         assert len({mine[kind], others[kind], os.readlink(f"/proc/self/ns/{kind}")}) == 3, kind
 
 
+@BOTH
 async def test_process_1_has_exactly_the_capabilities_of_the_list_and_a_filter(yard: Yard) -> None:
     found = await yard.probe(STATUS.format(pid=1))
     for kind in ("CapPrm", "CapEff", "CapBnd"):
-        assert int(found[kind], 16) == CAPABILITIES, kind
+        assert int(found[kind], 16) == yard.capabilities, kind
     assert int(found["CapAmb"], 16) == int(found["CapInh"], 16) == 0
     assert found["Seccomp"] == "2"
 
 
+@BOTH
 async def test_sudo_gives_the_boxes_root_and_no_more(yard: Yard) -> None:
     program = "import os; print(open('/proc/self/status').read())"
-    ran = await yard.run(HOSTILE, "sudo", "-n", "python3", "-c", program, user="user")
+    ran = await yard.run(yard.hostile, "sudo", "-n", "python3", "-c", program, user="user")
     fields = dict(line.split(":\t", 1) for line in ran.stdout.splitlines() if ":\t" in line)
-    assert {int(fields[kind], 16) for kind in ("CapPrm", "CapEff", "CapBnd")} == {CAPABILITIES}
+    assert {int(fields[kind], 16) for kind in ("CapPrm", "CapEff", "CapBnd")} == {yard.capabilities}
     assert int(fields["CapAmb"], 16) == int(fields["CapInh"], 16) == 0
     assert fields["Seccomp"] == "2"
 
 
+@BOTH
 async def test_a_command_of_the_user_has_no_capability(yard: Yard) -> None:
     found = await yard.probe(STATUS.format(pid="self"), user="user")
     assert {int(found[kind], 16) for kind in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
-    assert (int(found["CapBnd"], 16), found["Seccomp"], found["Uid"].split()) == (CAPABILITIES, "2", ["1000"] * 4)
+    assert (int(found["CapBnd"], 16), found["Seccomp"], found["Uid"].split()) == (yard.capabilities, "2", ["1000"] * 4)
 
 
+@BOTH
 async def test_no_process_of_the_host_or_of_a_neighbour_is_seen(yard: Yard) -> None:
     await yard.hold("tell(os.getpid()); time.sleep(5)", box=NEIGHBOUR)
     found = await yard.probe("""
@@ -66,6 +69,7 @@ tell([content(f"/proc/{pid}/cmdline").decode() for pid in names if os.path.exist
     assert not any("time.sleep(5)" in line and "listdir" not in line for line in found)
 
 
+@BOTH
 @pytest.mark.parametrize(
     "path",
     [
@@ -85,6 +89,7 @@ async def test_a_secret_of_process_1_or_the_kernel_cannot_be_read(yard: Yard, pa
     assert found in {"EACCES", "EPERM", "ENOENT"}
 
 
+@BOTH
 async def test_process_1_cannot_be_listed(yard: Yard) -> None:
     found = await yard.probe("""
 tell({name: attempt(os.listdir, f"/proc/1/{name}") for name in ("fd", "fdinfo", "map_files", "root")}
@@ -114,6 +119,7 @@ tell([path for path, _, files in os.walk("/sys") for file in files if file in ("
     assert found == []
 
 
+@BOTH
 async def test_kernel_addresses_are_hidden(yard: Yard) -> None:
     found = await yard.probe("tell(attempt(content, '/proc/kallsyms')); tell(content('/proc/kallsyms').decode()[:16])")
     assert int(found, 16) == 0
@@ -159,6 +165,7 @@ tell(attempt(lambda: os.write(os.open(path, os.O_WRONLY), before)))
     assert found in {"EROFS", "EACCES", "EPERM", "ENOENT"}
 
 
+@BOTH
 async def test_the_oom_score_cannot_be_lowered(yard: Yard) -> None:
     found = await yard.probe("""
 def lower(pid):
@@ -169,6 +176,7 @@ tell([attempt(lower, "self"), attempt(lower, 1)])
     assert set(found) <= {"EACCES", "EPERM"}
 
 
+@BOTH
 async def test_there_are_only_harmless_devices(yard: Yard) -> None:
     found = await yard.probe("""
 nodes = subprocess.run(["find", "/", "-path", "/proc", "-prune", "-o", "(", "-type", "b", "-o", "-type", "c", ")",
@@ -181,6 +189,7 @@ tell([os.listdir("/dev"), nodes])
     assert {node for node in nodes if not node.startswith("/dev/pts/")} <= allowed
 
 
+@BOTH
 @pytest.mark.parametrize("kind", ["S_IFBLK", "S_IFCHR"])
 async def test_a_device_node_cannot_be_made(yard: Yard, kind: str) -> None:
     disk = os.stat("/").st_dev
@@ -191,6 +200,7 @@ tell([attempt(os.mknod, path, stat.{kind} | 0o666, {disk}) for path in {places}]
     assert set(found) == {"EPERM"}
 
 
+@BOTH
 async def test_the_hosts_null_device_stays_the_hosts(yard: Yard) -> None:
     def state() -> list[tuple[int, int, int, int]]:
         found = [os.stat(f"/dev/{name}") for name in ("null", "zero", "full", "random", "urandom", "tty")]
@@ -213,6 +223,7 @@ tell(writable)
     assert found == []
 
 
+@BOTH
 async def test_no_descriptor_or_socket_of_the_host_is_in_the_box(yard: Yard) -> None:
     data, boxes = str(yard.places.data), str(yard.places.boxes)
     found = await yard.probe(f"""
@@ -239,6 +250,6 @@ async def test_the_data_folder_is_closed_to_every_other_user_of_the_host(yard: Y
     for path in (data, data / "boxes", data / "spool", data / "run", data / "pool"):
         if path.exists():
             assert path.stat().st_mode & 0o077 == 0, path
-    socket = yard.places.socket(HOSTILE)
+    socket = yard.places.socket(yard.hostile)
     assert (socket.stat().st_uid, socket.stat().st_mode & 0o777) == (0, 0o600)
     assert Path(data / "spool" / HOSTILE).stat().st_mode & 0o077 == 0

@@ -25,7 +25,16 @@ MARKS: Final = [
     pytest.mark.asyncio(loop_scope="session"),
 ]
 HOSTILE: Final = "hostile"
+NESTED: Final = "nested"
 NEIGHBOUR: Final = "neighbour"
+#: For a test of what holds in a plain box and in a nested one: `yard.hostile` is each of them in turn.
+BOTH: Final = pytest.mark.parametrize("yard", [HOSTILE, NESTED], indirect=True, ids=["plain", "nested"])
+#: For a test of a nested box alone.
+IN_NESTED: Final = pytest.mark.parametrize("yard", [NESTED], indirect=True, ids=["nested"])
+#: CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW SYS_CHROOT SETFCAP
+CAPABILITIES: Final = 0x8004_25FB
+#: NET_ADMIN SYS_PTRACE SYS_ADMIN MKNOD AUDIT_WRITE
+NESTED_CAPABILITIES: Final = 0x2828_1000
 LIMITS: Final = Limits(memory=256 * MIB, disk=128 * MIB, pids=200)
 #: The longest that a neighbour may wait for an answer while another box misbehaves.
 ANSWER_S: Final = 2.0
@@ -56,11 +65,17 @@ def tell(found):
 
 
 class Yard(Bench):
-    """A driver with both boxes."""
+    """A driver with its boxes. `hostile` is the one that attacks now."""
 
     def __init__(self, settings: OciSettings) -> None:
         super().__init__(settings)
+        self.hostile = HOSTILE
         self._turns = itertools.count(1)
+
+    @property
+    def capabilities(self) -> int:
+        """The capabilities of the root of the box that attacks, as a mask."""
+        return CAPABILITIES | NESTED_CAPABILITIES if self.hostile == NESTED else CAPABILITIES
 
     async def run(self, box: str, *argv: str, user: str = "root", limit: int = 1 << 20) -> Ran:
         """A command to its end. TimeoutError after COMMAND_S."""
@@ -74,14 +89,15 @@ class Yard(Bench):
         out, err = (self.runtime.read_output(box, name, s, 0, limit) for s in (Stream.STDOUT, Stream.STDERR))
         return Ran(result, out.decode(errors="replace"), err.decode(errors="replace"))
 
-    async def probe(self, program: str, *, box: str = HOSTILE, user: str = "root") -> Any:
+    async def probe(self, program: str, *, box: str | None = None, user: str = "root") -> Any:
         """What a Python program in the box told."""
-        ran = await self.run(box, "python3", "-I", "-c", PRELUDE + program, user=user)
+        ran = await self.run(box or self.hostile, "python3", "-I", "-c", PRELUDE + program, user=user)
         assert ran.code == 0, ran
         return json.loads(ran.stdout.splitlines()[-1])
 
-    async def hold(self, program: str, *, box: str = HOSTILE, user: str = "root") -> Any:
+    async def hold(self, program: str, *, box: str | None = None, user: str = "root") -> Any:
         """Start a Python program that tells something and goes on; what it told."""
+        box = box or self.hostile
         name = f"s{next(self._turns)}"
         await self.runtime.execute(box, ExecSpec(name, ("python3", "-I", "-c", PRELUDE + program), user=user))
         async with asyncio.timeout(COMMAND_S):

@@ -25,7 +25,7 @@ _FIRST_PAUSE_S: Final = 0.001
 #: What its owner needs to divide a group; the limits stay with the host's root.
 DELEGATED: Final = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
 #: Groups that a box may make below its own.
-MOST_GROUPS: Final = 1024
+MOST_GROUPS: Final = 256
 
 #: Bytes of a file of counters; the longest, memory.stat, has some 3 KiB.
 _LONGEST: Final = 64 * 1024

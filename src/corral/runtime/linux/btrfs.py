@@ -129,5 +129,10 @@ def quota_groups(fd: int) -> set[int]:
     return {int(path.name[2:]) for path in _sysfs(fd).glob("0_*")}
 
 
+def hide(fd: int) -> None:
+    """Leave what the kernel tells of the filesystem, each subvolume's usage too, to the host's root alone."""
+    _sysfs(fd).parent.chmod(0o700)
+
+
 def _sysfs(fd: int) -> Path:
     return Path("/sys/fs/btrfs") / filesystem_uuid(fd) / "qgroups"

