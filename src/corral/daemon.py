@@ -25,7 +25,7 @@ from corral.api import app, serve
 from corral.core import errors, events, log
 from corral.core.clock import SystemClock
 from corral.core.ids import Ids
-from corral.core.settings import RuntimeName, Settings
+from corral.core.settings import RuntimeName, Settings, Switch
 from corral.core.store import engine, migrate
 from corral.core.store.lock import FolderLock
 from corral.core.store.store import Store
@@ -81,6 +81,7 @@ def oci_settings(settings: Settings) -> OciSettings:
         oci_runtime=settings.oci_runtime,
         host_services=settings.host_services,
         warm=settings.warm_boxes,
+        nested=settings.nested is Switch.ON,
         layer_roots=(settings.images,),
     )
 

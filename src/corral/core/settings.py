@@ -52,6 +52,13 @@ class Durability(enum.StrEnum):
     CRASH = "crash"  #: kill -9 of the server, but not the loss of power
 
 
+class Switch(enum.StrEnum):
+    """Whether something is offered."""
+
+    ON = "on"
+    OFF = "off"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The settings of one server. The variable of `data` is CORRAL_DATA, its flag `--data`, and so on."""
@@ -72,6 +79,9 @@ class Settings:
     )
     oci_runtime: Annotated[str, "OCI runtime program that starts boxes."] = "crun"
     guest: Annotated[Path | None, "The guest program, when it is not where the source tree builds it."] = None
+    nested: Annotated[
+        Switch, "Whether boxes that hold containers are made: builds and devboxes with `docker_in_docker` need them."
+    ] = Switch.ON
     host_services: Annotated[tuple[int, ...], "TCP ports of the host that boxes may reach at their gateway."] = ()
     durability: Annotated[
         Durability, "What an acknowledged write survives: `power-loss` or `crash`; the record of a command: `crash`."
@@ -231,5 +241,5 @@ _CONVERTERS: Final[Mapping[object, Callable[[str], object]]] = {
     float: float,
     Path: lambda text: Path(text).expanduser(),
     tuple: _ports,
-    **{kind: _member(kind) for kind in (RuntimeName, LogFormat, LogLevel, Durability)},
+    **{kind: _member(kind) for kind in (RuntimeName, LogFormat, LogLevel, Durability, Switch)},
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from corral.core.store.store import Store
-from corral.devboxes import execution_rows, files
+from corral.devboxes import docker, execution_rows, files
 from corral.devboxes.execution_rows import Wish
 from corral.devboxes.followers import Followers
 from corral.devboxes.model import Devbox, DevboxRequest, Execution, ExecutionSource, Observed
@@ -47,7 +47,8 @@ class Progress:
 
 def is_empty(request: DevboxRequest) -> bool:
     """Whether there is nothing to do before the devbox is running."""
-    return not (request.files or request.object_mounts or request.launch_commands or request.entrypoint)
+    setup = request.files or request.object_mounts or request.docker_in_docker or request.launch_commands
+    return not (setup or request.entrypoint)
 
 
 class Launch:
@@ -69,6 +70,8 @@ class Launch:
             return Progress(Outcome.FAILED, problem)
         if start == 0 and (waiting := await self._unpack(devbox, begun)) is not None:
             return waiting
+        if devbox.request.docker_in_docker and (progress := await self._start_docker(devbox, begun)) is not None:
+            return progress
         for place, command in enumerate(devbox.request.launch_commands):
             wish = Wish(command, source=ExecutionSource.SETUP, command_id=_COMMAND_ID.format(start=start, place=place))
             execution = begun.get(wish.command_id)
@@ -102,6 +105,19 @@ class Launch:
             if execution.exit_code != 0:
                 what = f"unpacking of object {mount.object_id} into {mount.path}"
                 return Progress(Outcome.FAILED, self._explain(what, execution))
+        return None
+
+    async def _start_docker(self, devbox: Devbox, begun: Mapping[str | None, Execution]) -> Progress | None:
+        """Start Docker; None when it runs."""
+        wish = docker.start(devbox)
+        execution = begun.get(wish.command_id)
+        if execution is None:
+            await self._runtime.write_file(devbox.id, docker.SCRIPT, files.pieces(docker.script()), user="root")
+            execution = await self._followers.launch(devbox.account_id, devbox.id, wish)
+        if execution.ended_at_ms is None:
+            return Progress(Outcome.WAITING)
+        if execution.exit_code != 0:
+            return Progress(Outcome.FAILED, self._explain("start of Docker", execution))
         return None
 
     async def ended_entrypoint(self, devbox: Devbox) -> Execution | None:

@@ -93,6 +93,7 @@ class DevboxRequest:
     idle_suspends: bool = False  #: suspend it then, instead of shutting it down
     suspend_commands: tuple[str, ...] = ()
     suspend_limit_s: float = 30.0  #: for all of them together
+    docker_in_docker: bool = False  #: containers in it are possible, and Docker is started
     launch_parameters: Mapping[str, object] = field(default_factory=dict)
 
 

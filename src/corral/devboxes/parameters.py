@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from corral.core import errors
-from corral.devboxes import wire
+from corral.devboxes import docker, wire
 from corral.devboxes.model import DevboxRequest, ObjectMount
 from corral.runtime.contract import GIB, Limits, User
 
@@ -66,6 +66,7 @@ def request(body: wire.CreateBody, *, architecture: str) -> DevboxRequest:
         env=_environment(body.environment_variables or {}),
         limits=_limits(parameters),
         user=_user(parameters.user_parameters),
+        image=docker.IMAGE if parameters.docker_in_docker and body.snapshot_id is None else None,
         snapshot_id=body.snapshot_id,
         launch_commands=tuple(parameters.launch_commands or ()),
         entrypoint=body.entrypoint,
@@ -76,6 +77,7 @@ def request(body: wire.CreateBody, *, architecture: str) -> DevboxRequest:
         idle_suspends=idle is not None and idle.on_idle == "suspend",
         suspend_commands=tuple(hooks.suspend_commands or ()),
         suspend_limit_s=(SUSPEND_DEADLINE_MS if deadline is None else deadline) / 1000,
+        docker_in_docker=bool(parameters.docker_in_docker or parameters.required_services),
         launch_parameters=_effective(parameters, idle, architecture),
     )
 

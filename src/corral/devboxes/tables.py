@@ -148,6 +148,7 @@ def request_to_json(request: DevboxRequest) -> dict[str, Any]:
         "idle_suspends": request.idle_suspends,
         "suspend_commands": list(request.suspend_commands),
         "suspend_limit_s": request.suspend_limit_s,
+        "docker_in_docker": request.docker_in_docker,
         "launch_parameters": dict(request.launch_parameters),
     }
 
@@ -202,6 +203,7 @@ def _request_from_row(row: Row) -> DevboxRequest:
         idle_suspends=stored.get("idle_suspends", False),
         suspend_commands=tuple(stored.get("suspend_commands", ())),
         suspend_limit_s=stored.get("suspend_limit_s", 30.0),
+        docker_in_docker=stored.get("docker_in_docker", False),
         launch_parameters=stored["launch_parameters"],
     )
 

@@ -302,7 +302,7 @@ def devbox_view(devbox: model.Devbox) -> DevboxView:
         metadata=dict(devbox.request.metadata),
         snapshot_id=devbox.request.snapshot_id,
         parent_id=devbox.parent_id,
-        capabilities=[],
+        capabilities=["docker_in_docker"] if devbox.request.docker_in_docker else [],
         launch_parameters=dict(devbox.request.launch_parameters),
         state_transitions=[
             TransitionView(

@@ -152,6 +152,9 @@ class LaunchParameters(Body):
     ] = None
     required_services: list[Filled] | None = None
     user_parameters: UserParameters | None = None
+    docker_in_docker: Annotated[
+        bool | None, Field(description="Whether containers in it are possible, and Docker runs: Corral's own.")
+    ] = None
     available_ports: Annotated[list[Port] | None, Field(deprecated=True, description="Ignored.")] = None
 
 

@@ -35,6 +35,7 @@ class AsyncDevboxes:
         idle_s: int | None = None,
         snapshot: str | None = None,
         objects: Mapping[str, str] | None = None,
+        docker: bool = False,
         wait: bool = True,
         timeout_s: float = 300,
     ) -> AsyncDevbox:
@@ -44,6 +45,7 @@ class AsyncDevboxes:
         text that is written before the launch commands run. `keep_alive_s` is its longest life, `idle_s` ends it
         after so many seconds without activity. `snapshot` is the id of the snapshot that its disk begins as.
         `objects` maps paths to ids of objects: each is written there, archives are unpacked into the path.
+        With `docker`, containers in it are possible, and Docker runs.
         Raises Invalid, Exhausted, Unavailable; Ended when it did not come up, TimedOut.
         """
         launch: dict[str, object] = {
@@ -54,6 +56,7 @@ class AsyncDevboxes:
             "launch_commands": list(launch_commands) or None,
             "keep_alive_time_seconds": keep_alive_s,
             "after_idle": None if idle_s is None else {"idle_time_seconds": idle_s, "on_idle": "shutdown"},
+            "docker_in_docker": docker or None,
         }
         body: dict[str, object] = {
             "name": name,

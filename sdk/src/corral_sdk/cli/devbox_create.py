@@ -66,6 +66,9 @@ def create(
             "--object", metavar="PATH=ID", help="An object to write there; an archive is unpacked. Repeatable."
         ),
     ] = None,
+    docker: Annotated[bool, typer.Option("--docker", help="With Docker in it; without a snapshot from its image.")] = (
+        False
+    ),
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it runs, or at once.")] = True,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait.")] = 300,
     json: common.Json = False,
@@ -75,6 +78,7 @@ def create(
     \b
     Examples:
       corral devbox create --name first
+      corral devbox create --docker --size MEDIUM
       corral devbox create --cpu 4 --memory 8 --disk 16 --env LANG=C.UTF-8
       corral devbox create --file ./run.sh:run.sh --launch-command 'sh run.sh'
       box=$(corral devbox create --idle 600) && corral devbox exec $box -- make
@@ -98,6 +102,7 @@ def create(
             idle_s=idle,
             snapshot=snapshot,
             objects=common.pairs("--object", objects or ()) or None,
+            docker=docker,
             wait=False,
         )
         if wait:

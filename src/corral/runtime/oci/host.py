@@ -261,6 +261,9 @@ class Host:
 
         Raises BoxExists, HostExhausted, HostUnfit. When it is cancelled, nothing of it is in progress any more.
         """
+        if spec.nested and not self.settings.nested:
+            message = f"cannot create box {spec.id}: boxes that hold containers are switched off on this server"
+            raise HostUnfit(message, remedy="set CORRAL_NESTED to on")
         living = await self._make(self.places.box(spec.id), spec)
         self._watch(self.living, living)
         return living

@@ -20,7 +20,7 @@ class OciSettings:
     `data` is this server's folder, for it alone. `guest` is the guest's binary. `host_services` are TCP ports on the
     gateway address that boxes may reach. `slots_ready` namespaces are kept ready, for bursts. `pool_size` in bytes;
     None is what the disk has free. `disk` is `auto`, `btrfs` or `image`. `run` holds what ends with the host's uptime.
-    `warm` boxes are prepared ahead for each image that was asked for lately.
+    `warm` boxes are prepared ahead for each image that was asked for lately. Without `nested` no nested box is made.
     """
 
     data: Path
@@ -29,6 +29,7 @@ class OciSettings:
     host_services: tuple[int, ...] = ()
     slots_ready: int = 16
     warm: int = 0
+    nested: bool = True
     pool_size: int | None = None
     disk: str = "auto"
     network: str = DEFAULT_NETWORK
