@@ -46,6 +46,7 @@ from corral.runtime.contract import MIB, BoxGone, HostUnfit, Layer, Runtime
 from corral.runtime.fake import FakeHost, FakeRuntime
 from corral.runtime.oci.driver import OciRuntime
 from corral.runtime.oci.settings import OciSettings
+from corral.runtime.rootfs import pool
 from corral.storage import service as storage
 from corral.storage.controller import ObjectController
 from corral.storage.service import Objects
@@ -321,8 +322,10 @@ class Health:
     async def reasons(self) -> Sequence[str]:
         """Why not, each with its remedy; nothing when they can."""
         found: list[str] = []
-        for folder in (self.data, self.data / "pool"):
-            free = shutil.disk_usage(folder).free if folder.exists() else LEAST_FREE
+        room = {self.data: shutil.disk_usage(self.data).free}
+        if (home := self.data / "pool").exists():
+            room[home] = pool.left(home)
+        for folder, free in room.items():
             if free < LEAST_FREE:
                 found.append(f"cannot create boxes: only {free // MIB} MiB are free in {folder}; free some there")
         for ask in (self._store_writes, self._runtime_answers, self._image_is_there):

@@ -9,6 +9,7 @@
     ├── TimedOut           ask again: what was waited for has not happened yet
     ├── Conflict           another request or object holds this
     ├── TooLarge           send less
+    ├── OutOfDisk          remove files in the devbox, or give it more disk
     ├── Exhausted          free something or wait: a limit is reached
     ├── Internal           report it: the server is at fault
     ├── NotOffered         do without: this server does not offer it
@@ -84,6 +85,12 @@ class TooLarge(CorralError):
     kind = "too-large"
 
 
+class OutOfDisk(CorralError):
+    """The devbox's disk is full."""
+
+    kind = "out-of-disk"
+
+
 class Exhausted(CorralError):
     """A limit of the host or of the account is reached."""
 
@@ -138,6 +145,7 @@ BY_KIND: Final[dict[str, type[CorralError]]] = {
         TimedOut,
         Conflict,
         TooLarge,
+        OutOfDisk,
         Exhausted,
         Internal,
         NotOffered,

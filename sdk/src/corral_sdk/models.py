@@ -162,6 +162,7 @@ class ExecutionInfo:
     """A command in a devbox as the server saw it. `stdout` and `stderr` are tails; cut ones have more before.
 
     `lost` means that the devbox ended first: nobody saw how the command ended, and its exit code is 137.
+    `message` says what the exit code does not: that the disk was full, or why the command did not start.
     """
 
     id: str
@@ -175,6 +176,7 @@ class ExecutionInfo:
     stdout_cut: bool
     stderr_cut: bool
     lost: bool
+    message: str
     created_at_ms: int | None
     ended_at_ms: int | None
     raw: Wire = field(repr=False)
@@ -195,6 +197,7 @@ class ExecutionInfo:
                 stdout_cut=bool(wire.get("stdout_truncated")),
                 stderr_cut=bool(wire.get("stderr_truncated")),
                 lost=bool(wire.get("lost")),
+                message=wire.get("message") or "",
                 created_at_ms=wire.get("create_time_ms"),
                 ended_at_ms=wire.get("end_time_ms"),
                 raw=wire,

@@ -9,6 +9,7 @@
     ├── TimedOut           ask again: what was waited for has not happened yet (408)
     ├── Conflict           another request holds this; a retry of the same will not help (409)
     ├── TooLarge           send less (413)
+    ├── OutOfDisk          remove files in the devbox, or give it more disk (413)
     ├── Exhausted          free something or wait: a limit of the host or account is reached (429)
     ├── Internal           report it: Corral is at fault (500)
     ├── NotOffered         do without: this server does not offer it (501)
@@ -87,6 +88,13 @@ class TooLarge(CorralError):
     """The body, file or output is over its limit."""
 
     kind = "too-large"
+    status = 413
+
+
+class OutOfDisk(CorralError):
+    """The devbox's disk is full."""
+
+    kind = "out-of-disk"
     status = 413
 
 

@@ -121,5 +121,8 @@ def entry(event: events.Event) -> LogEntry:
     if event.kind == OOM_KILL:
         message = f"out of memory: the kernel killed {data['killed']} of its processes, {data['oom_kills']} in all"
         return LogEntry(LogLevel.ERROR, LogSource.KERNEL, event.at_ms, message)
+    if data["measure"] == Measure.DISK and data["level"] == crossings.FULL:
+        message = f"out of disk: {data['percent']:g} % of its limit are in use, and commands that write fail"
+        return LogEntry(LogLevel.ERROR, LogSource.STATS, event.at_ms, message)
     message = f"{data['measure']} at {data['percent']:g} % of its limit, over {data['level']} %"
     return LogEntry(LogLevel.WARN, LogSource.STATS, event.at_ms, message)

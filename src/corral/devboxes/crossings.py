@@ -10,10 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from corral.runtime import failure
 from corral.runtime.contract import Usage
 
 #: Per cent of a limit at which a devbox's log says so.
 LEVELS: Final = (80, 90)
+
+#: The same of the disk alone: from here on it is full, and what wants to write fails.
+FULL: Final = round(100 * failure.FULL)
 
 #: A level counts again once the use has fallen this many per cent of the limit below it.
 REARM: Final = 10
@@ -53,7 +57,7 @@ def standing(previous: frozenset[Crossing], percent: Mapping[Measure, float]) ->
     """The crossings that hold now, given those that held. One not in `previous` is new; an unread measure stays."""
     kept = {one for one in previous if one.measure not in percent}
     for measure, share in percent.items():
-        for level in LEVELS:
+        for level in (*LEVELS, FULL) if measure is Measure.DISK else LEVELS:
             crossing = Crossing(measure, level)
             if share >= (level - REARM if crossing in previous else level):
                 kept.add(crossing)

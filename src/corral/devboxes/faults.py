@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from corral.core import errors
@@ -24,7 +25,7 @@ _CLASSES: Final[Mapping[Cause, type[errors.CorralError]]] = {
     Cause.EXECUTION_ENDED: errors.WrongState,
     Cause.PORT_CLOSED: errors.WrongState,
     Cause.BOX_GONE: errors.WrongState,
-    Cause.OUT_OF_DISK: errors.TooLarge,
+    Cause.OUT_OF_DISK: errors.OutOfDisk,
     Cause.OUT_OF_TASKS: errors.Exhausted,
     Cause.HOST_EXHAUSTED: errors.Exhausted,
     Cause.HOST_STORAGE: errors.Unavailable,
@@ -51,6 +52,20 @@ def to_error(problem: BaseException) -> errors.CorralError:
     if kind is errors.Unavailable:
         return errors.Unavailable(blame.message, remedy=blame.remedy)
     return kind(f"{blame.message}; {blame.remedy}" if blame.remedy else blame.message)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a devbox cannot begin."""
+
+    message: str
+    reason: Reason = Reason.LAUNCH_FAILED
+
+
+def refusal(problem: FileProblem) -> Refusal:
+    """Why a devbox cannot begin that lacks this file."""
+    full = problem.kind is FileProblemKind.NO_SPACE
+    return Refusal(problem.message, Reason.OUT_OF_DISK if full else Reason.LAUNCH_FAILED)
 
 
 @contextmanager

@@ -52,7 +52,10 @@ class Files:
                 ) from error
 
     async def write_text(self, account_id: str, devbox_id: str, path: str, text: str) -> None:
-        """Replace a file's content, making its parent directories. Raises errors.TooLarge over 100 MiB."""
+        """Replace a file's content, making its parent directories.
+
+        Raises errors.TooLarge over 100 MiB and errors.OutOfDisk.
+        """
         data = text.encode()
         if len(data) > TEXT_LIMIT:
             raise errors.TooLarge(f"cannot write {path} as text: it is over 100 MiB; upload it")
@@ -61,7 +64,7 @@ class Files:
     async def upload(self, account_id: str, devbox_id: str, path: str, chunks: AsyncIterator[bytes]) -> int:
         """Write a file from a stream; return its size in bytes. After an error the old content is as it was.
 
-        Errors that `chunks` raises pass through. Raises errors.TooLarge when the devbox's disk is full.
+        Errors that `chunks` raises pass through. Raises errors.OutOfDisk.
         """
         return await self._write(account_id, devbox_id, FileVerb.UPLOAD, path, chunks)
 

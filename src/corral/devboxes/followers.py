@@ -21,7 +21,7 @@ from corral.core.ids import Ids
 from corral.core.store.store import Store
 from corral.core.tasks import TaskOwner
 from corral.core.wake import Wake, Wakes
-from corral.devboxes import execution_rows, faults, shells
+from corral.devboxes import execution_rows, faults, shells, verdicts
 from corral.devboxes.execution_rows import Wish
 from corral.devboxes.model import Execution, ExecutionSource, ExecutionStatus
 from corral.devboxes.vitals import Vitals
@@ -257,7 +257,7 @@ class Followers:
                 self._vitals.doubt(live.execution.devbox_id)
                 result = None
             if result is not None:
-                await self.finish(live, result, "the devbox ended before the command did" if result.lost else "")
+                await self.finish(live, result, await self._explain(live.execution, result))
                 return
             await self._clock.sleep(delay)
             delay = min(longest, delay * 2)
@@ -270,6 +270,13 @@ class Followers:
             live.changed.fire()
             self.grown.fire(live.execution.devbox_id)
         return result
+
+    async def _explain(self, execution: Execution, result: ExecResult) -> str:
+        """What the record says beside the exit code."""
+        if result.lost:
+            return "the devbox ended before the command did"
+        full = await verdicts.out_of_disk(self._runtime, execution.devbox_id, execution.id, result)
+        return f"{full.message}; {full.remedy}" if full is not None else ""
 
     # -- end
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from corral.core.store.store import Store
-from corral.devboxes import docker, execution_rows, files
+from corral.devboxes import docker, execution_rows, faults, files, verdicts
 from corral.devboxes.execution_rows import Wish
+from corral.devboxes.faults import Refusal
 from corral.devboxes.followers import Followers
-from corral.devboxes.model import Devbox, DevboxRequest, Execution, ExecutionSource, Observed
+from corral.devboxes.model import Devbox, DevboxRequest, Execution, ExecutionSource, Observed, Reason
 from corral.devboxes.object_mounts import ObjectMounts
-from corral.runtime.contract import FileProblem, Runtime, Stream
+from corral.runtime.contract import ExecResult, FileProblem, Runtime, Stream
 
 #: Command ids of launch commands, by the start that they belong to. A caller who uses one gets a conflict: the source
 #: is a part of what is compared.
@@ -25,16 +26,13 @@ _COMMAND_ID: Final = "launch:{start}:{place}"
 _MOUNT_ID: Final = "mount:{place}"
 _SUSPEND_ID: Final = "suspend:{start}:{place}"
 
-#: Bytes of standard error that are quoted in the message of a failure.
-_QUOTE: Final = 400
-
 
 class Outcome(enum.StrEnum):
     """Where the launch of a devbox is."""
 
     READY = "ready"  #: all done; the entrypoint runs if there is one
     WAITING = "waiting"  #: a launch command runs
-    FAILED = "failed"  #: see `message`
+    FAILED = "failed"  #: see `refusal`
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class Progress:
     """What one step found."""
 
     outcome: Outcome
-    message: str = ""
+    refusal: Refusal | None = None  #: why it failed
 
 
 def is_empty(request: DevboxRequest) -> bool:
@@ -80,7 +78,7 @@ class Launch:
             if execution.ended_at_ms is None:
                 return Progress(Outcome.WAITING)
             if execution.exit_code != 0:
-                return Progress(Outcome.FAILED, self._explain(f"launch command {place + 1}", execution))
+                return Progress(Outcome.FAILED, await self._explain(f"launch command {place + 1}", execution))
         entrypoint = devbox.request.entrypoint
         entrypoint_id = _COMMAND_ID.format(start=start, place="entrypoint")
         if entrypoint is not None and entrypoint_id not in begun:
@@ -93,10 +91,10 @@ class Launch:
         for place, mount in enumerate(devbox.request.object_mounts):
             execution = begun.get(command_id := _MOUNT_ID.format(place=place))
             if execution is None:
-                command, problem = await self._mounts.stage(devbox, mount)
-                if problem or not command:
-                    if problem:
-                        return Progress(Outcome.FAILED, problem)
+                command = await self._mounts.stage(devbox, mount)
+                if isinstance(command, Refusal):
+                    return Progress(Outcome.FAILED, command)
+                if not command:
                     continue
                 wish = Wish(command, source=ExecutionSource.SETUP, command_id=command_id)
                 execution = await self._followers.launch(devbox.account_id, devbox.id, wish)
@@ -104,7 +102,7 @@ class Launch:
                 return Progress(Outcome.WAITING)
             if execution.exit_code != 0:
                 what = f"unpacking of object {mount.object_id} into {mount.path}"
-                return Progress(Outcome.FAILED, self._explain(what, execution))
+                return Progress(Outcome.FAILED, await self._explain(what, execution))
         return None
 
     async def _start_docker(self, devbox: Devbox, begun: Mapping[str | None, Execution]) -> Progress | None:
@@ -117,7 +115,7 @@ class Launch:
         if execution.ended_at_ms is None:
             return Progress(Outcome.WAITING)
         if execution.exit_code != 0:
-            return Progress(Outcome.FAILED, self._explain("start of Docker", execution))
+            return Progress(Outcome.FAILED, await self._explain("start of Docker", execution))
         return None
 
     async def ended_entrypoint(self, devbox: Devbox) -> Execution | None:
@@ -149,22 +147,24 @@ class Launch:
                 return False
         return True
 
-    async def _write_files(self, devbox: Devbox) -> str:
-        """Write the files of the request; return why one cannot be written, or nothing. Writing again does no harm."""
+    async def _write_files(self, devbox: Devbox) -> Refusal | None:
+        """Write the files of the request; return why one cannot be written. Writing again does no harm."""
         for path, text in devbox.request.files.items():
             try:
                 await self._runtime.write_file(devbox.id, path, files.pieces(text.encode()))
             except FileProblem as problem:
-                return problem.message
-        return ""
+                return faults.refusal(problem)
+        return None
 
-    def _explain(self, what: str, execution: Execution) -> str:
-        if execution.message:
-            return f"cannot run {what}: {execution.message}"
+    async def _explain(self, what: str, execution: Execution) -> Refusal:
         box, name = execution.devbox_id, execution.id
-        size = self._runtime.output_size(box, name, Stream.STDERR)
-        quote = b""
-        if size:
-            quote = self._runtime.read_output(box, name, Stream.STDERR, max(0, size - _QUOTE), _QUOTE)
-        said = f": {quote.decode(errors='replace').strip()}" if quote.strip() else ""
-        return f"{what} exited with code {execution.exit_code}{said}"
+        result = ExecResult(execution.exit_code or 0, lost=execution.lost)
+        full = await verdicts.out_of_disk(self._runtime, box, name, result)
+        if full is None and execution.message:
+            return Refusal(f"cannot run {what}: {execution.message}")
+        # Its standard output is not quoted: it need not be about the failure.
+        quote = verdicts.last_words(self._runtime, box, name, Stream.STDERR).decode(errors="replace").strip()
+        said = f": {quote}" if quote else ""
+        why = "" if full is None else f" while the disk was full; {full.remedy}"
+        message = f"{what} exited with code {execution.exit_code}{why}{said}"
+        return Refusal(message, Reason.LAUNCH_FAILED if full is None else Reason.OUT_OF_DISK)

@@ -144,7 +144,7 @@ class Lifecycle:
             suspending = await self._move(devbox, _RUNNING, _SUSPEND_IDLE)
             return await self._suspend(suspending) if suspending is not None else None
         if due.reason is Reason.LAUNCH_FAILED:
-            return await self._launch_failed(devbox, due.message)
+            return await self._launch_failed(devbox, due.reason, due.message)
         return await self._end(devbox, due.reason, self._troubles.get(devbox.id, due.message))
 
     # -- towards suspended, and back
@@ -244,19 +244,19 @@ class Lifecycle:
 
     async def _initialize(self, devbox: Devbox) -> float | None:
         progress = await self._launch.step(devbox)
-        if progress.outcome is Outcome.FAILED:
-            return await self._launch_failed(devbox, progress.message)
+        if progress.refusal is not None:
+            return await self._launch_failed(devbox, progress.refusal.reason, progress.refusal.message)
         if progress.outcome is Outcome.WAITING:
             due = self._deadline(devbox)
             return due.left_s if due is not None else None
         running = await self._move(devbox, _INITIALIZING, _TO_RUNNING)
         return await self._keep(running) if running is not None else None
 
-    async def _launch_failed(self, devbox: Devbox, message: str) -> float | None:
+    async def _launch_failed(self, devbox: Devbox, reason: Reason, message: str) -> float | None:
         """It has failed; but one that was resumed has a disk with work on it: it is suspended again, and says why."""
         if devbox.start == 0:
-            return await self._end(devbox, Reason.LAUNCH_FAILED, message)
-        step = rows.Step((Observed.SUSPENDING,), Reason.LAUNCH_FAILED, message, desired=Desired.SUSPENDED)
+            return await self._end(devbox, reason, message)
+        step = rows.Step((Observed.SUSPENDING,), reason, message, desired=Desired.SUSPENDED)
         suspending = await self._move(devbox, _INITIALIZING, step)
         return await self._suspend(suspending) if suspending is not None else None
 

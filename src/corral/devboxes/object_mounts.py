@@ -9,9 +9,12 @@ from __future__ import annotations
 import posixpath
 import shlex
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Final
 
 from corral.core import errors
+from corral.devboxes import faults
+from corral.devboxes.faults import Refusal
 from corral.devboxes.model import Devbox, ObjectMount
 from corral.runtime.contract import FileProblem, Runtime
 from corral.storage.model import ARCHIVES, ContentType
@@ -28,51 +31,52 @@ _WHOLE: Final = 'a={a} d={d} n={n}; {act}; code=$?; rm -f "$a"; exit $code'
 
 
 class ObjectMounts:
-    """Both calls return why something cannot be mounted, or "". Doing them again does no harm."""
+    """Both calls tell why something cannot be mounted. Doing them again does no harm."""
 
     def __init__(self, runtime: Runtime, objects: Objects) -> None:
         self._runtime = runtime
         self._objects = objects
 
-    async def write(self, devbox: Devbox) -> str:
+    async def write(self, devbox: Devbox) -> Refusal | None:
         """Write every object that is no archive, at the first start only."""
         if devbox.start != 0:
-            return ""
+            return None
         for mount in devbox.request.object_mounts:
             problem = await self._write(devbox, mount, archive=False)
-            if problem:
+            if problem is not None:
                 return problem
-        return ""
+        return None
 
-    async def stage(self, devbox: Devbox, mount: ObjectMount) -> tuple[str, str]:
+    async def stage(self, devbox: Devbox, mount: ObjectMount) -> str | Refusal:
         """Put an archive beside what it is unpacked into; return the command that does that, "" for no archive."""
         try:
             found = await self._objects.get(devbox.account_id, mount.object_id)
         except errors.NotFound as missing:
-            return "", f"cannot mount object {mount.object_id}: {missing.message}"
+            return Refusal(f"cannot mount object {mount.object_id}: {missing.message}")
         if found.content_type not in ARCHIVES:
-            return "", ""
+            return ""
         if problem := await self._write(devbox, mount, archive=True):
-            return "", problem
+            return problem
         inner = posixpath.basename(found.name).removesuffix(".gz").strip(".") or "content"
         act = _GUNZIP.format(unpack=_UNPACK) if found.content_type is ContentType.GZIP else _UNPACK
         archive, directory = _quoted(_staged(mount)), _quoted(mount.path)
-        return _WHOLE.format(a=archive, d=directory, n=shlex.quote(inner), act=act), ""
+        return _WHOLE.format(a=archive, d=directory, n=shlex.quote(inner), act=act)
 
-    async def _write(self, devbox: Devbox, mount: ObjectMount, *, archive: bool) -> str:
+    async def _write(self, devbox: Devbox, mount: ObjectMount, *, archive: bool) -> Refusal | None:
         """Write the content if it is of this kind."""
         try:
             row = await self._objects.get(devbox.account_id, mount.object_id)
             if (row.content_type in ARCHIVES) is not archive:
-                return ""
+                return None
             opened = await self._objects.open(devbox.account_id, mount.object_id)
             target = _staged(mount) if archive else mount.path
             await self._runtime.write_file(devbox.id, target, _pieces(opened.content))
         except errors.Unavailable:
             raise  # which is tried again, for as long as a launch may take
         except (FileProblem, errors.CorralError) as problem:
-            return f"cannot mount object {mount.object_id} at {mount.path}: {problem.message}"
-        return ""
+            why = faults.refusal(problem) if isinstance(problem, FileProblem) else Refusal(problem.message)
+            return replace(why, message=f"cannot mount object {mount.object_id} at {mount.path}: {why.message}")
+        return None
 
 
 def _staged(mount: ObjectMount) -> str:

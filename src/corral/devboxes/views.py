@@ -178,6 +178,7 @@ class ExecutionView(View):
     shell_name: str | None = None
     command: str
     lost: bool = False
+    message: str | None = None
     create_time_ms: int
     end_time_ms: int | None = None
 
@@ -382,6 +383,7 @@ def execution_view(
         shell_name=execution.shell_name,
         command=execution.command,
         lost=execution.lost,
+        message=execution.message or None,
         create_time_ms=execution.created_at_ms,
         end_time_ms=execution.ended_at_ms,
     )

@@ -1,7 +1,7 @@
 """Whose fault a failure was, decided in one pure function from what was observed.
 
-Owns `classify` and its tables. Must not do I/O, and must not choose HTTP statuses or devbox states: the
-capabilities translate a `Blame`. A sentence here is shown to the person who ran the command.
+Owns `classify` and its tables, and when a disk counts as full. Must not do I/O, and must not choose HTTP statuses or
+devbox states: the capabilities translate a `Blame`. A sentence here is shown to the person who ran the command.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import enum
 import errno
+import re
 import signal as signals
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from corral.runtime import contract
-from corral.runtime.contract import DeathReason, ExecResult, FileProblemKind
+from corral.runtime.contract import DeathReason, ExecResult, FileProblemKind, Usage
 
 
 class Fault(enum.StrEnum):
@@ -100,6 +101,20 @@ class Blame:
     message: str
     remedy: str = ""
     retry: bool = False
+
+
+#: Part of a disk's limit from which on it is full: file systems keep some for themselves.
+FULL: Final = 0.97
+#: A program that has failed for want of space often removes what it wrote; its word counts when so much is in use.
+_SAID_FULL: Final = 0.5
+#: As C libraries and runtimes word ENOSPC and EDQUOT.
+_SAYS_FULL: Final = re.compile(rb"No space left on device|Disk quota exceeded|ENOSPC|EDQUOT")
+
+
+def is_full(usage: Usage, said: bytes = b"") -> bool:
+    """Whether the box's disk is full, or was when a command failed whose last words are `said`."""
+    share = usage.disk / usage.limits.disk
+    return share >= FULL or (share >= _SAID_FULL and _SAYS_FULL.search(said) is not None)
 
 
 def classify(outcome: RawOutcome) -> Blame:

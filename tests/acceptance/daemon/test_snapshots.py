@@ -8,40 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from corral.runtime.oci.settings import Places
+from tests.harness.caller import Caller
 from tests.harness.server import Server
 
 pytestmark = [pytest.mark.root, pytest.mark.image, pytest.mark.timeout(240)]
-
-
-class Caller:
-    """Short calls of one server."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.http = httpx.Client(base_url=server.url, headers=server.headers, timeout=120)
-
-    def post(self, path: str, **body: Any) -> dict[str, Any]:
-        answer = self.http.post(f"/v1/devboxes{path}", json=body)
-        assert answer.status_code == 200, answer.text
-        view: dict[str, Any] = answer.json()
-        return view
-
-    def create(self, **wish: Any) -> str:
-        view = self.post("/create_and_await_running", **wish)
-        assert view["status"] == "running", view
-        return str(view["id"])
-
-    def run(self, devbox_id: str, command: str) -> str:
-        done = self.post(f"/{devbox_id}/execute_sync", command=command)
-        assert done["exit_status"] == 0, done
-        return str(done["stdout"])
-
-    def snapshot(self, devbox_id: str) -> dict[str, Any]:
-        return self.post(f"/{devbox_id}/snapshot_disk")
 
 
 @pytest.fixture

@@ -11,9 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bench.leftovers import gone
 
-from corral.runtime.contract import GIB, MIB, BoxExhausted, BoxStatus, BoxUnresponsive, ExecSpec, Limits
+from corral.runtime.contract import (
+    GIB,
+    MIB,
+    BoxExhausted,
+    BoxStatus,
+    BoxUnresponsive,
+    ExecSpec,
+    HostExhausted,
+    Limits,
+)
+from corral.runtime.linux import btrfs
 from corral.runtime.oci.settings import OciSettings
+from corral.runtime.rootfs import pool
 from tests.integration.oci.conftest import Bench
 
 pytestmark = [pytest.mark.root, pytest.mark.image, pytest.mark.timeout(120)]
@@ -59,6 +71,54 @@ async def test_a_full_disk_is_the_boxes_own(bench: Bench, disk: str) -> None:
     freed = await bench.sh("full", "rm /tmp/big; sync; sleep 1; echo again > /tmp/y && cat /tmp/y", "root")
     assert freed.stdout == "again\n"
     await bench.clear()
+
+
+async def test_a_copy_of_a_full_disk_starts_also_where_shared_space_counts(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Quotas as kernels before 6.7 have them: a copy counts what it shares, and is at its limit from the first.
+    monkeypatch.setattr(btrfs, "BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA", btrfs.BTRFS_QUOTA_CTL_ENABLE)
+    await bench.reopen(data=bench.settings.data.parent / "older")
+    await bench.box("full", Limits(disk=64 * MIB))
+    await bench.sh("full", "dd if=/dev/urandom of=/tmp/big bs=1M count=200", "root")
+    await bench.runtime.snapshot("full", "snp_full")
+    await bench.runtime.create(replace(bench.spec("copy", Limits(disk=64 * MIB)), origin="snp_full"))
+    assert (await bench.runtime.usage("copy")).disk > 60 * MIB
+    assert (await bench.sh("copy", "hostname; cat /etc/hostname")).stdout == "copy-host\n" * 2
+    more = await bench.sh("copy", "dd if=/dev/urandom of=/tmp/more bs=1M count=12 conv=fsync", "root")
+    assert "quota" in more.stderr.lower()
+    freed = await bench.sh("copy", "rm /tmp/big /tmp/more; sync; echo again > /tmp/y && cat /tmp/y", "root")
+    assert freed.stdout == "again\n"
+    await bench.runtime.forget_snapshot("snp_full")
+
+
+async def test_one_box_cannot_fill_the_pool_for_all(settings: OciSettings) -> None:
+    bench = Bench(replace(settings, pool_size=GIB))
+    await bench.runtime.start()
+    try:
+        await bench.box("full", Limits(disk=8 * GIB))
+        await bench.box("other")
+        # In one piece, then in small ones.
+        await bench.sh(
+            "full", "fallocate -l 2G /tmp/a; for n in $(seq 200); do fallocate -l 16M /tmp/b$n; done", "root"
+        )
+        assert (await bench.sh("full", "head -c 32M /dev/urandom > /tmp/c", "root")).code != 0
+        assert pool.left(bench.places.data / "pool") < 32 * MIB
+        # What others have is copied and removed all the same; what wants room of its own is refused whole.
+        await bench.runtime.snapshot("other", "snp_other")
+        await bench.runtime.destroy("other")
+        with pytest.raises(HostExhausted):
+            await bench.box("new")
+        assert [box.id for box in await bench.runtime.boxes()] == ["full"]
+        await bench.runtime.forget_snapshot("snp_other")
+        assert (await bench.sh("full", "rm /tmp/a /tmp/b*; sync", "root")).code in {0, 1}
+        await bench.box("new")
+        assert (await bench.sh("new", "head -c 200M /dev/urandom > /tmp/x && sync")).code == 0
+        await bench.clear()
+    finally:
+        await bench.clear()
+        await bench.runtime.close()
+    assert await gone(bench.places) == []
 
 
 async def test_a_busy_loop_gets_its_share_of_a_core(bench: Bench) -> None:

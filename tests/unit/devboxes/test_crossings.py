@@ -46,6 +46,13 @@ def test_each_level_is_crossed_at_its_value() -> None:
     assert crossings.standing(NONE, {Measure.MEMORY: 90.0}) == {MEMORY_80, MEMORY_90}
 
 
+def test_a_disk_alone_is_said_to_be_full() -> None:
+    full = Crossing(Measure.DISK, crossings.FULL)
+    assert full not in crossings.standing(NONE, {Measure.DISK: crossings.FULL - 0.1})
+    assert full in crossings.standing(NONE, {Measure.DISK: crossings.FULL})
+    assert crossings.standing(NONE, {Measure.MEMORY: 100.0}) == {MEMORY_80, MEMORY_90}
+
+
 def test_a_crossing_stands_until_the_use_is_clearly_below() -> None:
     held = frozenset({MEMORY_80, MEMORY_90})
     assert crossings.standing(held, {Measure.MEMORY: 80.0}) == held

@@ -111,7 +111,7 @@ def test_a_failure_is_in_the_log_with_its_source() -> None:
         (FileProblem("cannot x: y", kind=FileProblemKind.NOT_FOUND), errors.NotFound),
         (FileProblem("cannot x: y", kind=FileProblemKind.DENIED), errors.Invalid),
         (FileProblem("cannot x: y", kind=FileProblemKind.IS_DIRECTORY), errors.Invalid),
-        (FileProblem("cannot x: y", kind=FileProblemKind.NO_SPACE), errors.TooLarge),
+        (FileProblem("cannot x: y", kind=FileProblemKind.NO_SPACE), errors.OutOfDisk),
     ],
 )
 def test_every_failure_of_the_runtime_has_its_error(

@@ -169,6 +169,24 @@ def test_every_crash_signal_is_named() -> None:
         assert signal.Signals(number).name in blame.message
 
 
+@pytest.mark.parametrize(
+    ("used", "said", "full"),
+    [
+        (1000, b"", True),
+        (970, b"", True),
+        (969, b"", False),
+        (500, b"cp: error writing 'b': No space left on device\n", True),
+        (500, b"OSError: [Errno 122] Disk quota exceeded", True),
+        (499, b"No space left on device", False),  # of another file system, such as /dev/shm
+        (969, b"no such file", False),
+    ],
+)
+def test_a_disk_is_full_at_its_limit_or_when_a_command_says_so(used: int, said: bytes, *, full: bool) -> None:
+    limits = contract.Limits(disk=1000)
+    usage = contract.Usage(0, 0, 0, 0, disk=used, pids=0, oom_kills=0, limits=limits)
+    assert failure.is_full(usage, said) is full
+
+
 def test_the_remedy_of_an_unfit_host_is_kept() -> None:
     assert classify(RawOutcome(error=unfit())).remedy == "apt-get install crun"
 

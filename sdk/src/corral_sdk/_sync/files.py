@@ -49,7 +49,8 @@ class Files:
     def write(self, path: str, source: Source, *, on_progress: Progress | None = None) -> None:
         """Write one file whole, making its parent folders; `on_progress` gets the bytes sent so far.
 
-        Raises NotFound, WrongState, Invalid (a path that cannot be written), TooLarge, OSError of a local file.
+        Raises NotFound, WrongState, Invalid (a path that cannot be written), TooLarge, OutOfDisk, OSError of a local
+        file.
         """
         frame = _multipart.frame({"path": path}, "file")
         size = _size_of(source)

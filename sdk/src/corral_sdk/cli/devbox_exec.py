@@ -110,6 +110,8 @@ def _run(box: Devbox, line: str, shell: str | None, stdin: bool, json: bool) -> 
     if info.lost:
         output.fail(f"cannot tell how the command ended: devbox {box.id} ended first")
         return INFRASTRUCTURE
+    if info.message:
+        output.fail(info.message)
     return INFRASTRUCTURE if info.exit_code is None else info.exit_code
 
 

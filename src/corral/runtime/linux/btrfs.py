@@ -22,6 +22,7 @@ BTRFS_IOC_SNAP_CREATE_V2: Final = 0x50009417
 BTRFS_IOC_INO_LOOKUP: Final = 0xD0009412
 BTRFS_IOC_FS_INFO: Final = 0x8400941F
 BTRFS_IOC_QUOTA_CTL: Final = 0xC0109428
+BTRFS_IOC_QGROUP_ASSIGN: Final = 0x40189429
 BTRFS_IOC_QGROUP_CREATE: Final = 0x4010942A
 BTRFS_IOC_QGROUP_LIMIT: Final = 0x8030942B
 
@@ -29,6 +30,9 @@ BTRFS_SUBVOL_RDONLY: Final = 2
 BTRFS_QUOTA_CTL_ENABLE: Final = 1
 BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA: Final = 4
 BTRFS_QGROUP_LIMIT_MAX_RFER: Final = 1
+
+#: A quota group of quota groups: what its members hold counts in it, and what bounds it bounds them all together.
+ALL: Final = 1 << 48
 
 
 def _name(name: str) -> bytes:
@@ -88,12 +92,12 @@ def enable_quotas(fd: int) -> bool:
         except OSError as error:
             # EEXIST: they are on already, of whichever kind. EINVAL: a kernel without simple quotas.
             if error.errno == errno.EEXIST:
-                return quota_mode(fd) == "squota"
+                break
             if error.errno != errno.EINVAL or command == BTRFS_QUOTA_CTL_ENABLE:
                 raise
         else:
-            return command == BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA
-    raise AssertionError
+            break
+    return quota_mode(fd) == "squota"
 
 
 def quota_mode(fd: int) -> str:
@@ -103,9 +107,9 @@ def quota_mode(fd: int) -> str:
     return ""
 
 
-def limit_subvolume(fd: int, size: int) -> None:
-    """Bound what the subvolume that `fd` is in may refer to, in bytes; beyond it writers get EDQUOT."""
-    args = struct.pack("=QQQQQQ", 0, BTRFS_QGROUP_LIMIT_MAX_RFER, size, 0, 0, 0)
+def limit_subvolume(fd: int, size: int, group: int = 0) -> None:
+    """Bound what the subvolume that `fd` is in, or a quota group, may refer to, in bytes. Over it is EDQUOT."""
+    args = struct.pack("=QQQQQQ", group, BTRFS_QGROUP_LIMIT_MAX_RFER, size, 0, 0, 0)
     fcntl.ioctl(fd, BTRFS_IOC_QGROUP_LIMIT, bytearray(args))
 
 
@@ -113,6 +117,19 @@ def subvolume_usage(fd: int) -> int:
     """Bytes that the subvolume refers to now, data that is reserved and not yet written included."""
     group = _sysfs(fd) / f"0_{subvolume_id(fd)}"
     return int((group / "referenced").read_text()) + int((group / "rsv_data").read_text())
+
+
+def limit_all(fd: int, size: int) -> None:
+    """Bound what all members of the group `ALL` may refer to together, in bytes, and make it if there is none."""
+    with contextlib.suppress(FileExistsError):
+        fcntl.ioctl(fd, BTRFS_IOC_QGROUP_CREATE, struct.pack("=QQ", 1, ALL))
+    limit_subvolume(fd, size, ALL)
+
+
+def join_all(fd: int) -> None:
+    """Make the subvolume that `fd` is in a member of the group `ALL`; it may be one already."""
+    with contextlib.suppress(FileExistsError):
+        fcntl.ioctl(fd, BTRFS_IOC_QGROUP_ASSIGN, struct.pack("=QQQ", 1, subvolume_id(fd), ALL))
 
 
 def drop_quota_group(fd: int, subvolume: int) -> None:

@@ -289,6 +289,10 @@ class Host:
         uts.set_hostname(living.process, spec.hostname)
         record.write(self.places.prepared / handle, living.record)
 
+    def bound(self, living: Living) -> None:
+        """Bound the disk of a box that began as a snapshot, and runs now, to what its record says. Raises OSError."""
+        self.pool.resize(living.record.handle, living.record.limits.disk)
+
     def hand_over(self, living: Living) -> Living:
         """Make a prepared box the one that its record says, in one step. Raises BoxExists, BoxGone."""
         found = living.record

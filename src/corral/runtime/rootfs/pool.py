@@ -25,6 +25,10 @@ from corral.runtime.rootfs.steps import MakeSubvolume, MountImage, Step
 RESERVE: Final = 4 * GIB
 SMALLEST: Final = 512 * MIB
 MKFS_LIMIT_S: Final = 60
+#: A chunk of data and one of trees, each a tenth of the filesystem and at most 1 GiB.
+LAST_CHUNKS: Final = 2 * GIB + 512 * MIB
+#: What a copy of a full disk needs until its box runs.
+SLACK: Final = 16 * MIB
 #: No id begins with a dot.
 SNAPSHOTS: Final = ".snapshots"
 PARTIAL: Final = ".new-"
@@ -45,7 +49,7 @@ class DiskPool(ABC):
     def steps(self, name: str, size: int, origin: str | None) -> list[Step]:
         """What the launcher does to make a disk of `size` bytes, before `folder(name)` can be used.
 
-        It is empty, or a copy of the snapshot `origin`.
+        It is empty, or a copy of the snapshot `origin`, which may be full: its limit is `resize`d when the box runs.
         """
 
     @abstractmethod
@@ -107,6 +111,11 @@ class BtrfsPool(DiskPool):
         """The directory that holds the subvolumes."""
         return self.data / ("disks" if self.native else "pool")
 
+    @property
+    def bounded(self) -> bool:
+        """Whether all disks together are bounded too. With older quotas a copy would have to be counted anew."""
+        return self.simple_quotas and not self.native
+
     def open(self) -> None:
         """Mount the pool (making it the first time) and switch quotas on."""
         home = self.home
@@ -121,6 +130,8 @@ class BtrfsPool(DiskPool):
         with _opened(home) as fd:
             self.simple_quotas = btrfs.enable_quotas(fd)
             btrfs.hide(fd)
+            if self.bounded:
+                btrfs.limit_all(fd, room(home))
         if not self.native:
             self._sweep(home)
 
@@ -143,10 +154,12 @@ class BtrfsPool(DiskPool):
                 image, self.size or default_size(self.data), ["mkfs.btrfs", "-q", "-K", "-d", "single", "-m", "single"]
             )
         device, held = hold(image)
+        # Without the ratio trees get a chunk only when they need one, and then there may be none left.
+        options = "discard=async,metadata_ratio=4"
         # Files in it belong to the ids that boxes have inside, root among them: on the host nothing here is a program.
         flags = syscalls.MS_NOATIME | syscalls.MS_NODEV | syscalls.MS_NOSUID | syscalls.MS_NOEXEC
         try:
-            syscalls.mount(device, str(home), "btrfs", flags, "discard=async")
+            syscalls.mount(device, str(home), "btrfs", flags, options)
         except OSError as error:
             message = f"cannot mount disk pool {image}: {error.strerror}"
             raise HostUnfit(
@@ -171,7 +184,13 @@ class BtrfsPool(DiskPool):
 
     def steps(self, name: str, size: int, origin: str | None) -> list[Step]:
         """One subvolume."""
-        return [MakeSubvolume(str(self.home), name, size, None if origin is None else str(self.snapshots / origin))]
+        if origin is None:
+            return [MakeSubvolume(str(self.home), name, size, together=self.bounded)]
+        return [
+            MakeSubvolume(
+                str(self.home), name, size + SLACK, origin=str(self.snapshots / origin), together=self.bounded
+            )
+        ]
 
     def folder(self, name: str) -> Path:
         """The subvolume."""
@@ -342,6 +361,23 @@ def hold(image: Path) -> tuple[str, int]:
         return loop.attach(backing)
     finally:
         os.close(backing)
+
+
+def room(home: Path) -> int:
+    """What all boxes together may hold of a pool, in bytes.
+
+    btrfs hands out its space in chunks, for data or for trees, and one box can have the last of it made data chunks:
+    then trees cannot grow, and nothing can be made or copied, also for half a minute after that box has gone. What
+    is left free here is a chunk of each kind.
+    """
+    size = shutil.disk_usage(home).total
+    return size - min(LAST_CHUNKS, size // 5)
+
+
+def left(home: Path) -> int:
+    """Bytes that boxes can still write in a pool."""
+    usage = shutil.disk_usage(home)
+    return max(0, usage.free - (usage.total - room(home)))
 
 
 def default_size(data: Path) -> int:

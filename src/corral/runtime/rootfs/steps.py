@@ -33,13 +33,17 @@ class Step(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MakeSubvolume:
-    """A btrfs subvolume with a limit in bytes: the box's disk, empty or a copy of the subvolume `origin`."""
+    """A btrfs subvolume with a limit in bytes: the box's disk, empty or a copy of the subvolume `origin`.
+
+    `together` has what bounds all disks of the pool bound it too.
+    """
 
     kind: ClassVar[str] = "subvolume"
     folder: str
     name: str
     limit: int
     origin: str | None = None
+    together: bool = False
 
     def describe(self) -> str:
         """As shell."""
@@ -57,6 +61,8 @@ class MakeSubvolume:
             os.close(parent)
         try:
             btrfs.limit_subvolume(made, self.limit)
+            if self.together:
+                btrfs.join_all(made)
         finally:
             os.close(made)
 
