@@ -5,6 +5,7 @@ The places where layers and the root are mounted are the same for every box: eac
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ from corral.runtime.rootfs.steps import (
 
 #: mount(2) takes one page of options; short mount points make room for this many layers.
 MOST_LAYERS: Final = 100
+
+#: A shelf has at least one folder above it: the host's root is none.
+_LEAST_DEEP: Final = 3
 
 #: Folders of a box's disk: what the box wrote, what the overlay needs while it is mounted, and the stores.
 UPPER: Final = "upper"
@@ -84,11 +88,9 @@ def root_plan(
     if not 1 <= len(layers) <= MOST_LAYERS:
         message = f"cannot plan root filesystem: {len(layers)} layers, between 1 and {MOST_LAYERS} are possible"
         raise ValueError(message)
-    below = [
-        BindLayer(str(layer.path), str(stage.layer(number)), layer.id_base) for number, layer in enumerate(layers)
-    ]
+    below, names = _below(stage, layers)
     work = str(disk / WORK)
-    lowers = tuple(str(number) for number in reversed(range(len(layers))))
+    lowers = tuple(reversed(names))
     overlay = MountOverlay(
         str(stage.root), str(stage.folder), lowers, f"{stage.disk.name}/{UPPER}", f"{stage.disk.name}/{WORK}", owner
     )
@@ -103,3 +105,23 @@ def root_plan(
         *inside,
         *(BindStore(str(stage.disk / name), str(stage.root), path, owner) for path, name in names.items()),
     ]
+
+
+def _below(stage: Stage, layers: Sequence[Layer]) -> tuple[list[BindLayer], list[str]]:
+    """Mounts of the layers, and the name of each in the stage.
+
+    Layers that lie side by side, as those of one store do (`<shelf>/<layer>/<tree>`), come with one mount of their
+    shelf: a mount each is what a box of many layers would wait for.
+    """
+    shelves = Counter((layer.path.parent.parent, layer.id_base) for layer in layers)
+    mounts: dict[tuple[Path, int], BindLayer] = {}
+    names: list[str] = []
+    for layer in layers:
+        shelf = (layer.path.parent.parent, layer.id_base)
+        shared = shelves[shelf] > 1 and len(layer.path.parents) > _LEAST_DEEP
+        source = shelf if shared else (layer.path, layer.id_base)
+        if source not in mounts:
+            mounts[source] = BindLayer(str(source[0]), str(stage.layer(len(mounts))), layer.id_base)
+        place = Path(mounts[source].target).name
+        names.append(f"{place}/{layer.path.relative_to(shelf[0])}" if shared else place)
+    return list(mounts.values()), names

@@ -17,7 +17,9 @@ STAGE = Stage(Path("/run/corral/x/stage"))
 
 
 def plan(layers: int = 2, *, used: bool = False, stores: tuple[str, ...] = ()) -> list[steps.Step]:
-    below = [Layer(str(number), Path(f"/images/{number}"), id_base=number * 65536) for number in range(layers)]
+    below = [
+        Layer(str(number), Path(f"/images/{number}/tree/{number}"), id_base=number * 65536) for number in range(layers)
+    ]
     files = None if used else {"etc/hostname": "box\n"}
     binds = {"/run/x": Path("/bin/guest")}
     return root_plan(STAGE, below, Path("/pool/box"), owner=7, files=files, binds=binds, stores=stores)
@@ -62,6 +64,43 @@ def test_too_few_or_too_many_layers_are_refused(layers: int) -> None:
 def test_the_options_of_the_longest_plan_fit_into_one_page() -> None:
     overlay = next(step for step in plan(MOST_LAYERS) if isinstance(step, steps.MountOverlay))
     assert len(overlay.describe()) < os.sysconf("SC_PAGE_SIZE") - 1
+
+
+def shelved(*places: tuple[str, int]) -> tuple[list[steps.BindLayer], tuple[str, ...]]:
+    """The mounts and the lowers of a plan for layers at these paths, with these id bases."""
+    layers = [Layer(str(number), Path(path), id_base=base) for number, (path, base) in enumerate(places)]
+    made = root_plan(STAGE, layers, Path("/pool/box"), owner=7, files={}, binds={})
+    (overlay,) = [step for step in made if isinstance(step, steps.MountOverlay)]
+    return [step for step in made if isinstance(step, steps.BindLayer)], overlay.lowers
+
+
+def test_layers_of_one_store_come_with_one_mount_in_their_order() -> None:
+    mounts, lowers = shelved(
+        ("/s/layers/a/tree", 0), ("/s/layers/b/tree", 0), ("/data/own", 0), ("/s/layers/c/tree", 0)
+    )
+    assert [(mount.source, mount.target) for mount in mounts] == [
+        ("/s/layers", str(STAGE.layer(0))),
+        ("/data/own", str(STAGE.layer(1))),
+    ]
+    assert lowers == ("0/c/tree", "1", "0/b/tree", "0/a/tree")
+
+
+def test_layers_with_other_owners_or_alone_have_a_mount_of_their_own() -> None:
+    mounts, lowers = shelved(("/s/layers/a/tree", 0), ("/s/layers/b/tree", 65536), ("/t/layers/c/tree", 0))
+    assert [mount.source for mount in mounts] == ["/s/layers/a/tree", "/s/layers/b/tree", "/t/layers/c/tree"]
+    assert lowers == ("2", "1", "0")
+
+
+def test_no_mount_is_of_the_hosts_root() -> None:
+    mounts, _ = shelved(("/a/tree", 0), ("/b/tree", 0))
+    assert [mount.source for mount in mounts] == ["/a/tree", "/b/tree"]
+
+
+def test_the_options_of_a_store_full_of_layers_fit_into_one_page() -> None:
+    layers = [(f"/var/lib/corral/images/layers/{number:016x}/tree", 0) for number in range(MOST_LAYERS)]
+    mounts, lowers = shelved(*layers)
+    assert len(mounts) == 1
+    assert len(":".join(lowers)) < os.sysconf("SC_PAGE_SIZE") - 300
 
 
 def test_steps_survive_the_wire() -> None:
