@@ -42,6 +42,7 @@ from corral.devboxes.vitals import Vitals
 from corral.identity.service import Identity
 from corral.images import service as images
 from corral.images.snapshots import Images, SnapshotController, SnapshotRules, Snapshots, Sources
+from corral.images.sweeper import LayerSweeper
 from corral.runtime.contract import MIB, BoxGone, HostUnfit, Layer, Runtime
 from corral.runtime.fake import FakeHost, FakeRuntime
 from corral.runtime.oci.driver import OciRuntime
@@ -106,6 +107,7 @@ class Daemon:
         self.clock = SystemClock()
         self._log = log.get("daemon")
         self._stop = asyncio.Event()
+        self._sweeper: LayerSweeper | None = None
 
     # -- parts
 
@@ -164,6 +166,7 @@ class Daemon:
             store, runtime, sources, followers, vitals, objects=objects, clock=clock, rules=self._rules()
         )
         controller = self._make_controller(store, feed, runtime, lifecycle, vitals)
+        undo.push_async_callback(self._leave_images)  # after all that makes boxes has ended
         owner = TaskOwner("daemon")
         undo.push_async_callback(owner.close)
         controlling = owner.spawn(controller.run(), name="controller")
@@ -180,6 +183,7 @@ class Daemon:
         copies = SnapshotController(store, feed, runtime, devboxes, clock=clock, at_once=settings.starts_at_once)
         copying = owner.spawn(copies.run(), name="snapshots")
         keeping = owner.spawn(keeper.run(), name="objects")
+        self._start_sweeper(owner, runtime, available, copies)
         ssh_keys = await self._start_ssh(undo, store, feed, executions, service.Ports(store, runtime, vitals), ids)
         gate = app.build(
             store=store,
@@ -268,6 +272,18 @@ class Daemon:
         undo.push_async_callback(listener.stop)
         await listener.start()
         return keys
+
+    def _start_sweeper(
+        self, owner: TaskOwner, runtime: Runtime, available: Images, copies: SnapshotController
+    ) -> None:
+        """Have layers removed that nobody needs; images that need none have none."""
+        if isinstance(available, images.Images):
+            self._sweeper = LayerSweeper(available, runtime.layers, (copies.layers,), clock=self.clock)
+            owner.spawn(self._sweeper.run(), name="sweeper")
+
+    async def _leave_images(self) -> None:
+        if self._sweeper is not None:
+            await self._sweeper.leave()
 
     def _make_controller(
         self, store: Store, feed: events.Feed, runtime: Runtime, lifecycle: Lifecycle, vitals: Vitals

@@ -26,7 +26,16 @@ from corral.devboxes.model import (
     Relative,
     Transition,
 )
-from corral.devboxes.tables import DEVBOXES, METADATA, SSH_KEYS, devbox_from_row, kept_to_json, request_to_json
+from corral.devboxes.tables import (
+    DEVBOXES,
+    METADATA,
+    SSH_KEYS,
+    devbox_from_row,
+    kept_from_json,
+    kept_to_json,
+    request_to_json,
+)
+from corral.runtime.contract import Layer
 
 MAX_PAGE: Final = 5000
 
@@ -246,6 +255,12 @@ def keeping(connection: sa.Connection) -> set[str]:
     """Devboxes whose disk is, or may be, kept apart from a box."""
     kept = _C.kept.is_not(None) | (_C.observed == Observed.SUSPENDING.value)
     return set(connection.execute(sa.select(_C.id).where(_C.ended_at_ms.is_(None), kept)).scalars())
+
+
+def kept_layers(connection: sa.Connection) -> set[Layer]:
+    """Layers below disks that are kept apart from a box."""
+    found = connection.execute(sa.select(_C.kept).where(_C.ended_at_ms.is_(None), _C.kept.is_not(None))).scalars()
+    return {layer for stored in found for layer in kept_from_json(stored).layers}
 
 
 def begins_as(connection: sa.Connection, snapshot_id: str) -> bool:

@@ -236,6 +236,10 @@ class Devboxes:
         """In the caller's transaction: devboxes whose disk is, or may be, kept apart from a box."""
         return rows.keeping(connection)
 
+    def kept_layers(self, connection: sa.Connection) -> set[contract.Layer]:
+        """In the caller's transaction: layers below disks that are kept apart from a box."""
+        return rows.kept_layers(connection)
+
     def begins_as(self, connection: sa.Connection, snapshot_id: str) -> bool:
         """In the caller's transaction: whether a devbox still waits for a box that begins as the snapshot."""
         return rows.begins_as(connection, snapshot_id)

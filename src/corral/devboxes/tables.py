@@ -171,7 +171,7 @@ def devbox_from_row(row: Row) -> Devbox:
             for status, at_ms, reason in row["transitions"]
         ),
         parent_id=row["parent_id"],
-        kept=_kept(row["kept"]) if row["kept"] is not None else None,
+        kept=kept_from_json(row["kept"]) if row["kept"] is not None else None,
     )
 
 
@@ -180,7 +180,8 @@ def kept_to_json(kept: Kept) -> dict[str, Any]:
     return {"layers": [layer.pack() for layer in kept.layers], "size": kept.size}
 
 
-def _kept(stored: Mapping[str, Any]) -> Kept:
+def kept_from_json(stored: Mapping[str, Any]) -> Kept:
+    """What `kept_to_json` was given."""
     return Kept(tuple(map(Layer.unpack, stored["layers"])), stored["size"])
 
 

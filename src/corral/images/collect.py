@@ -55,8 +55,8 @@ def _needed(store: ImageStore, clock: Clock) -> set[Path]:
     found: set[Path] = set()
     path = store.root
     try:
-        for held in holds.all_of(store):
-            path = held.path
+        for path in holds.files(store):
+            held = holds.read(path)
             if held.lapsed(clock):
                 held.path.unlink()
             else:

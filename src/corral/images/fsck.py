@@ -132,7 +132,7 @@ def _holds(store: ImageStore) -> tuple[list[tuple[Path, frozenset[Path]]], list[
     """(data folder, trees) of each hold, and those that cannot be read."""
     held: list[tuple[Path, frozenset[Path]]] = []
     wrong: list[Finding] = []
-    for path in sorted((store.root / HOLDS).glob("[!.]*")):
+    for path in holds.files(store):
         try:
             found = holds.read(path)
             held.append((found.data, found.layers))

@@ -52,7 +52,11 @@ class Hold:
     def replace(self, layers: Iterable[Path]) -> None:
         """Hold these and no others."""
         with self._store.sharing():
-            self._write(frozenset(layers))
+            if layers := frozenset(layers):
+                self._write(layers)
+            else:
+                self.path.unlink(missing_ok=True)
+                self._layers = layers
 
     def _write(self, layers: frozenset[Path]) -> None:
         facts = {"data": str(self._data), "layers": sorted(map(str, layers))}
@@ -67,9 +71,7 @@ def read(path: Path) -> Held:
     return Held(path, Path(facts["data"]), frozenset(map(Path, facts["layers"])), written_ms)
 
 
-def all_of(store: ImageStore) -> list[Held]:
-    """The holds of all servers. Raises as `read`: who cannot read one must not remove a layer."""
+def files(store: ImageStore) -> list[Path]:
+    """The holds of all servers. Who cannot read one must not remove a layer."""
     folder = store.root / HOLDS
-    if not folder.is_dir():
-        return []
-    return [read(folder / name) for name in sorted(os.listdir(folder)) if not name.startswith(".")]  # noqa: PTH208
+    return sorted(folder.glob("[!.]*")) if folder.is_dir() else []

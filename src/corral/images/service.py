@@ -178,6 +178,12 @@ class Images:
             self._hold.replace({layer.path for layer in (*used, *recent)})
         return await asyncio.to_thread(collect, self.store, self._clock)
 
+    def leave(self, used: Iterable[Layer]) -> None:
+        """Hold no more than `used`, for a server that ends."""
+        if self._hold is not None:
+            self._known.clear()
+            self._hold.replace({layer.path for layer in used})
+
     # -- inside
 
     def _find(self, wanted: str, depth: int = 0) -> ImageInfo | None:

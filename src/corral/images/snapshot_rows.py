@@ -142,6 +142,12 @@ def kept(connection: sa.Connection) -> set[str]:
     return set(connection.execute(sa.select(_C.id).where(_C.kept)).scalars())
 
 
+def layers(connection: sa.Connection) -> set[Layer]:
+    """Layers that snapshots on the host are over."""
+    found = connection.execute(sa.select(_C.layers).where(_C.kept).distinct()).scalars()
+    return {Layer.unpack(packed) for each in found for packed in each}
+
+
 def in_progress(connection: sa.Connection, devbox_id: str) -> bool:
     """Whether a snapshot of the devbox is being made."""
     query = sa.select(_C.id).where(_C.devbox_id == devbox_id, _C.status == SnapshotStatus.IN_PROGRESS.value).limit(1)

@@ -241,6 +241,14 @@ class SnapshotController:
             group.create_task(self._keys.run(), name="reconcile snapshots")
             group.create_task(self._resync_always(), name="compare snapshots")
 
+    async def layers(self) -> set[Layer]:
+        """Layers that snapshots and suspended devboxes are over."""
+
+        def look(connection: sa.Connection) -> set[Layer]:
+            return rows.layers(connection) | self._devboxes.kept_layers(connection)
+
+        return await self._store.read(look)
+
     async def resync(self) -> None:
         """Look at every row that has something to be done, and remove what is on the host and nobody's."""
         there = await self._runtime.snapshots()

@@ -377,6 +377,10 @@ class Runtime(ABC):
         """Boxes of these layers may be created soon. A hint, which may be without effect."""
 
     @abstractmethod
+    async def layers(self) -> set[Layer]:
+        """Layers that boxes are on, or may be on soon: nobody may remove these."""
+
+    @abstractmethod
     async def destroy(self, box_id: str) -> None:
         """End a box and remove all that it had on the host but its spool.
 

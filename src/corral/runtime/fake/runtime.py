@@ -63,6 +63,10 @@ class FakeRuntime(Runtime):
     def expect(self, layers: tuple[Layer, ...]) -> None:
         """Its boxes are there at once anyhow."""
 
+    async def layers(self) -> set[Layer]:
+        await self._enter("layers")
+        return {layer for box in self.host.boxes.values() for layer in box.spec.layers}
+
     async def destroy(self, box_id: str) -> None:
         await self._enter("destroy")
         await asyncio.to_thread(self.host.remove, box_id)

@@ -107,6 +107,10 @@ class OciRuntime(Runtime):
     def expect(self, layers: tuple[Layer, ...]) -> None:
         self._stock.expect(layers)
 
+    async def layers(self) -> set[Layer]:
+        boxes = (*self._host.living.values(), *self._host.prepared.values())
+        return self._stock.layers | {layer for living in boxes for layer in living.record.layers}
+
     async def _make(self, spec: BoxSpec) -> Living:
         try:
             living = await self._host.make(spec)

@@ -69,6 +69,11 @@ class BoxStock:
         """How many boxes could be claimed."""
         return sum(map(len, self._shelves.values()))
 
+    @property
+    def layers(self) -> set[Layer]:
+        """Layers of the images that boxes are prepared of."""
+        return {layer for layers in self._shelves for layer in layers}
+
     def expect(self, layers: Layers) -> None:
         """Have boxes of this image ready from now on."""
         if not self._size:

@@ -1,0 +1,54 @@
+"""The loop that tells the store what this server needs, and removes what nobody does.
+
+Owns the order in which users of layers are asked. Must not know what they are: each is a question for layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final
+
+from corral.core import errors, log
+from corral.core.clock import Clock
+from corral.images.service import Images
+from corral.runtime.contract import Layer, RuntimeFailure
+
+#: Seconds between two rounds: what nobody needs takes disk and nothing else.
+_EVERY_S: Final = 3600.0
+
+Uses = Callable[[], Awaitable[Iterable[Layer]]]
+
+
+class LayerSweeper:
+    """Removes layers that are needed no more. `run` until cancelled.
+
+    `boxes` are asked before and after `rows`: what moves from one to the other meanwhile is seen with one of them.
+    """
+
+    def __init__(self, images: Images, boxes: Uses, rows: Sequence[Uses], *, clock: Clock) -> None:
+        self._images = images
+        self._asked = (boxes, *rows, boxes)
+        self._clock = clock
+        self._log = log.get("images.sweeper")
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            await self._clock.sleep(_EVERY_S)
+            try:
+                await self.sweep()
+            except (RuntimeFailure, errors.CorralError) as problem:
+                self._log.warning("round failed", error=problem.message)
+
+    async def sweep(self) -> None:
+        """One round."""
+        collected = await self._images.collect(await self._used())
+        if collected is not None and collected.layers:
+            self._log.info("removed layers", layers=len(collected.layers), bytes=collected.size)
+
+    async def leave(self) -> None:
+        """The server ends: only what lasts without it is needed."""
+        self._images.leave(await self._used())
+
+    async def _used(self) -> set[Layer]:
+        return {layer for ask in self._asked for layer in await ask()}
