@@ -241,7 +241,7 @@ class Images:
     async def _take(self, source: Source, name: str, task: Task) -> ImageInfo:
         async with self._working(task) as work:
             folder = work / "layout"
-            await transports.fetch(source, folder, self._registries, task, self._clock)
+            await transports.fetch(source, folder, self._registries, task)
             await self._threaded(
                 task,
                 lambda: intake.take_layout(
@@ -261,7 +261,7 @@ class Images:
 
     def _task(self, what: str) -> Task:
         sandbox.require_programs()
-        return Task(what, self._limits)
+        return Task(what, self._limits, self._clock)
 
     @contextlib.asynccontextmanager
     async def _working(self, task: Task) -> AsyncIterator[Path]:

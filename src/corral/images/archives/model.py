@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from corral.core import errors
+from corral.core.clock import Clock, SystemClock
 from corral.runtime.rootfs.plan import MOST_LAYERS
 
 GIB: Final = 1024**3
@@ -15,7 +16,7 @@ GIB: Final = 1024**3
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is taken in at most. `size` in bytes of all layers unpacked, `seconds` for each of the programs.
+    """What is taken in at most. `size` in bytes of all layers unpacked, `seconds` for all of it.
 
     Some layers of a box are its host's, and a few are left for those of snapshots.
     """
@@ -61,18 +62,25 @@ class Task:
 
     what: str
     limits: Limits = field(default_factory=Limits)
+    clock: Clock = field(default_factory=SystemClock)
     size: int = 0
     files: int = 0
     _stopped: threading.Event = field(default_factory=threading.Event)
+    _until: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._until = self.clock.monotonic() + self.limits.seconds
 
     def stop(self) -> None:
         """Have it end at the next opportunity."""
         self._stopped.set()
 
     def check(self) -> None:
-        """Raise errors.Unavailable once stopped."""
+        """Raise errors.Unavailable once stopped, errors.TimedOut once it has taken too long."""
         if self._stopped.is_set():
             raise errors.Unavailable(f"{self.what}: stopped", remedy="ask for it again")
+        if self.clock.monotonic() > self._until:
+            raise errors.TimedOut(f"{self.what}: not done after {self.limits.seconds:.0f} s")
 
     def grow(self, size: int, where: str) -> None:
         """Count bytes of a layer. Raises errors.TooLarge that names the layer."""

@@ -306,8 +306,14 @@ def _judge(child: subprocess.Popen[bytes], complaints: IO[bytes], where: str, ta
         return
     complaints.seek(0)
     lines = list(filter(None, map(_cause, complaints.read(1 << 16).decode(errors="replace").splitlines())))
-    cause = lines[0][:_LONGEST_LINE] if lines else f"its reader ended with {code}"
+    cause = _short(lines[0]) if lines else f"its reader ended with {code}"
     raise task.invalid(f"{where}: {cause}")
+
+
+def _short(line: str) -> str:
+    """A name may be as long as a page, and the cause comes after it."""
+    half = _LONGEST_LINE // 2
+    return line if len(line) <= _LONGEST_LINE else f"{line[:half]}…{line[-half:]}"
 
 
 def _cause(line: str) -> str:
