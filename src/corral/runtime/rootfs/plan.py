@@ -95,15 +95,15 @@ def root_plan(
         str(stage.root), str(stage.folder), lowers, f"{stage.disk.name}/{UPPER}", f"{stage.disk.name}/{WORK}", owner
     )
     inside = [BindFile(str(source), f"{stage.root}{target}") for target, source in binds.items()]
-    names = {path: f"{STORES}/{path.rpartition('/')[2]}" for path in stores}
+    kept = {path: f"{STORES}/{path.rpartition('/')[2]}" for path in stores}
     return [
         RenewWork(work) if files is None else MakeUpper(str(disk / UPPER), work, dict(files)),
-        *(MakeStore(str(disk / name)) for name in names.values()),
+        *(MakeStore(str(disk / name)) for name in kept.values()),
         BindDisk(str(disk), str(stage.disk)),
         *below,
         overlay,
         *inside,
-        *(BindStore(str(stage.disk / name), str(stage.root), path, owner) for path, name in names.items()),
+        *(BindStore(str(stage.disk / name), str(stage.root), path, owner) for path, name in kept.items()),
     ]
 
 
