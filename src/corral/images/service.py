@@ -138,6 +138,8 @@ class Images:
         name = names.normal(reference)
         task = self._task(f"cannot import {path}")
         source = await self._threaded(task, lambda: transports.local(path, task))
+        if source.kind is transports.Kind.LAYOUT:
+            return await self.import_layout(path, name)
         if source.kind is not transports.Kind.TAR:
             return await self._take(source, name, task)
         async with self._working(task) as work:

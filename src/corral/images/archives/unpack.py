@@ -288,7 +288,7 @@ def _started(
     stdout: int | IO[bytes],
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The program while it runs; killed when the context ends before it has."""
-    child = subprocess.Popen(list(command), stdin=stdin, stdout=stdout, stderr=complaints, bufsize=0)
+    child = subprocess.Popen(list(command), stdin=stdin, stdout=stdout, stderr=complaints, bufsize=0, pipesize=_CHUNK)
     try:
         yield child
     finally:
