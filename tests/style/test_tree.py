@@ -29,7 +29,8 @@ FOREIGN = {
                 (r"\bcrates", "io"),
                 (r"\bdeb\.debian", "org"),
                 (r"proxy\.golang", "org"),
-                ("docker", r"io\b"),
+                # In quotes it is a package of Debian.
+                ('(?<!")docker', r"io\b"),
                 (r"\bghcr", "io"),
             )
         )

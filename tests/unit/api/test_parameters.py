@@ -292,3 +292,13 @@ def test_mounted_files_of_both_forms_come_together() -> None:
 )
 def test_bad_values_are_refused_with_field_and_rule(body: dict[str, Any], rule: str) -> None:
     assert rule in refusal(body)
+
+
+def test_docker_is_asked_for_by_its_own_word_or_by_services() -> None:
+    asked = launch(docker_in_docker=True)
+    assert (asked.docker_in_docker, asked.image) == (True, "docker")
+    assert asked.launch_parameters["docker_in_docker"] is True
+    assert [launch(docker_in_docker=no).docker_in_docker for no in (False, None)] == [False, False]
+    assert launch().image is None
+    snapshot = wish({"snapshot_id": "snp_" + "a" * 21, "launch_parameters": {"docker_in_docker": True}})
+    assert (snapshot.docker_in_docker, snapshot.image) == (True, None)

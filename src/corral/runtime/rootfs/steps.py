@@ -6,6 +6,7 @@ Standard library only. Must not decide anything: the plan is made by the server 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -338,7 +339,7 @@ _KINDS: Final[Mapping[str, type[Any]]] = {
 
 
 def _folder_below(root: int, path: str) -> int:
-    """A descriptor of the folder `path` of a box's tree, made where it is missing. Raises OSError."""
+    """A descriptor of the folder `path` of a box's tree, made where it, or what a link to it names, is missing."""
     there = "/"
     for name in path.strip("/").split("/"):
         parent, there = there, f"{there.rstrip('/')}/{name}"
@@ -347,6 +348,8 @@ def _folder_below(root: int, path: str) -> int:
         except FileNotFoundError:
             above = syscalls.open_below(root, parent, os.O_PATH | os.O_DIRECTORY)
             try:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=above)
                 os.mkdir(name, 0o755, dir_fd=above)
             finally:
                 os.close(above)

@@ -1,0 +1,132 @@
+"""Docker in a devbox that asks for it: images are built, containers run, talk to each other and outlive a suspend.
+
+One devbox installs Docker and PostgreSQL from Debian's packages (some 20 s, the network's); all others begin as its
+snapshot.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.acceptance.daemon.test_snapshots import Caller
+from tests.harness.server import Server
+
+pytestmark = [pytest.mark.root, pytest.mark.image, pytest.mark.timeout(300)]
+
+SIZE = {"resource_size_request": "MEDIUM"}
+ENGINE = "docker.io"  # Debian's package
+INSTALL = (
+    "sudo apt-get -qq update && sudo DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "
+    f"{ENGINE} iptables postgresql > /dev/null"
+)
+#: An image of the box's own programs, without what would only make it large.
+IMPORT = (
+    "sudo tar -C / --one-file-system --exclude='usr/lib/gcc' --exclude='usr/lib/llvm*' "
+    "-c --no-recursion . usr usr/share etc var var/lib --recursion bin lib lib64 sbin usr/bin usr/sbin "
+    "usr/lib usr/lib64 usr/share/postgresql usr/share/perl5 usr/share/perl etc/passwd etc/group etc/ssl "
+    "var/lib/postgresql tmp | docker import - base:1"
+)
+DOCKERFILE = r"""
+FROM base:1 AS words
+RUN echo made > /words
+FROM base:1
+COPY --from=words /words /srv/words
+COPY schema.sql /srv/
+USER postgres
+ENV PATH=/usr/lib/postgresql/15/bin:$PATH PGDATA=/tmp/data
+RUN initdb -A trust && echo 'host all all 0.0.0.0/0 trust' >> $PGDATA/pg_hba.conf
+CMD ["postgres", "-c", "listen_addresses=*", "-c", "unix_socket_directories=/tmp"]
+"""
+WAIT = "for _ in $(seq 200); do {} && break; sleep 0.1; done"
+
+
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
+    with Server(tmp_path_factory.mktemp("docker") / "data", runtime="oci") as server:
+        made = Caller(server)
+        with made.http:
+            yield made
+
+
+@pytest.fixture(scope="module")
+def snapshot(caller: Caller) -> str:
+    """Of a devbox in which Docker is installed and never ran."""
+    devbox = caller.create(launch_parameters=SIZE)
+    caller.run(devbox, INSTALL)
+    return str(caller.snapshot(devbox)["id"])
+
+
+@pytest.fixture(scope="module")
+def devbox(caller: Caller, snapshot: str) -> str:
+    """A devbox with Docker and the image base:1."""
+    wish = {**SIZE, "docker_in_docker": True, "launch_commands": ["docker version > launched"]}
+    made = caller.create(snapshot_id=snapshot, launch_parameters=wish)
+    caller.run(made, IMPORT)
+    return made
+
+
+def test_docker_runs_when_the_devbox_does(caller: Caller, devbox: str) -> None:
+    view = caller.http.get(f"/v1/devboxes/{devbox}").json()
+    assert view["capabilities"] == ["docker_in_docker"]
+    assert view["launch_parameters"]["docker_in_docker"] is True
+    assert "Server:" in caller.run(devbox, "cat launched")
+    assert caller.run(devbox, "docker info --format '{{.Driver}}'") == "overlay2\n"
+    # The user, and nobody else without root's rights.
+    refused = caller.post(f"/{devbox}/execute_sync", command="sudo -u nobody docker info 2>&1")
+    assert "permission denied" in refused["stdout"]
+
+
+def test_an_image_is_built_and_postgresql_serves_another_container(caller: Caller, devbox: str) -> None:
+    caller.run(devbox, f"mkdir app && cd app && echo 'create table t as select 42 as n' > schema.sql\n"
+                       f"cat > Dockerfile <<'DOCKERFILE'\n{DOCKERFILE}\nDOCKERFILE\n")  # fmt: skip
+    caller.run(devbox, "cd app && docker build -q -t db .")
+    started = time.monotonic()
+    caller.run(devbox, "cd app && docker build -q -t db .")
+    assert time.monotonic() - started < 2
+    caller.run(devbox, "docker network create app && docker run -d --name db --network app -p 5432:5432 db")
+    caller.run(devbox, WAIT.format("docker exec db pg_isready -q -h 127.0.0.1"))
+    caller.run(devbox, "docker exec db psql -q -h 127.0.0.1 -f /srv/schema.sql postgres")
+    ask = "psql -t -A -U postgres -c 'select n from t' postgres"
+    assert caller.run(devbox, f"docker run --rm --network app db {ask} -h db") == "42\n"
+    assert caller.run(devbox, f"{ask} -h 127.0.0.1") == "42\n"
+    assert caller.run(devbox, "docker run --rm db cat /srv/words") == "made\n"
+    caller.run(devbox, "docker rm -f db")
+
+
+def test_what_docker_keeps_outlives_a_suspend_and_is_in_a_fork(caller: Caller, devbox: str) -> None:
+    caller.run(devbox, "docker run -d --restart always --name always base:1 sleep infinity")
+    caller.run(devbox, "docker run --rm -v notes:/notes base:1 sh -c 'echo kept > /notes/a'")
+    (child,) = caller.post(f"/{devbox}/fork", count=1)["devboxes"]
+    caller.post(f"/{devbox}/suspend")
+    caller.post(f"/{devbox}/wait_for_status", statuses=["suspended"])
+    caller.post(f"/{devbox}/resume")
+    for one in (devbox, child["id"]):
+        view = caller.post(f"/{one}/wait_for_status", statuses=["running", "failure"])
+        assert view["status"] == "running", view
+        caller.run(one, WAIT.format("docker exec always true 2>/dev/null"))
+        assert caller.run(one, "docker ps --format '{{.Names}}'") == "always\n"
+        assert caller.run(one, "docker run --rm -v notes:/notes base:1 cat /notes/a") == "kept\n"
+
+
+def test_a_devbox_without_the_word_has_no_containers(caller: Caller, snapshot: str) -> None:
+    plain = caller.create(snapshot_id=snapshot, launch_parameters=SIZE)
+    assert caller.http.get(f"/v1/devboxes/{plain}").json()["capabilities"] == []
+    done = caller.post(f"/{plain}/execute_sync", command="sudo unshare --mount true")
+    assert done["exit_status"] != 0
+
+
+def test_a_docker_that_does_not_start_fails_the_devbox_with_its_words(caller: Caller, snapshot: str) -> None:
+    broken = caller.create(snapshot_id=snapshot, launch_parameters=SIZE)
+    caller.run(
+        broken, "sudo mkdir -p /etc/docker && echo '{\"no-such-setting\": 1}' | sudo tee /etc/docker/daemon.json"
+    )
+    copy = caller.snapshot(broken)["id"]
+    view = caller.post(
+        "/create_and_await_running", snapshot_id=copy, launch_parameters={**SIZE, "docker_in_docker": True}
+    )
+    assert (view["status"], view["reason"]) == ("failure", "launch_failed")
+    assert "start of Docker exited with code 1: dockerd ended" in view["reason_message"]
+    assert "no-such-setting" in view["reason_message"]
