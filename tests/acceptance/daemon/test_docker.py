@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.acceptance.daemon.test_snapshots import Caller
+from tests.harness.caller import Caller
 from tests.harness.server import Server
 
 pytestmark = [pytest.mark.root, pytest.mark.image, pytest.mark.timeout(300)]
