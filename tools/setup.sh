@@ -17,7 +17,7 @@ VENV=$PWD/.venv
 
 # Programs that must be in PATH, and the package of Debian that brings each.
 RUN_PROGRAMS=(
-  crun:crun nft:nftables ip:iproute2 mmdebstrap:mmdebstrap mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs
+  crun:crun nft:nftables ip:iproute2 mmdebstrap:mmdebstrap mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs zstd:zstd
   gpgv:gpgv mount:mount setpriv:util-linux cc:gcc sha256sum:coreutils
   skopeo:skopeo bwrap:bubblewrap tar-split:tar-split zstd:zstd xz:xz-utils bzip2:bzip2
 )

@@ -41,6 +41,10 @@ from corral.devboxes.ssh.listener import SshListener
 from corral.devboxes.vitals import Vitals
 from corral.identity.service import Identity
 from corral.images import service as images
+from corral.images.layers import LayerShelf
+from corral.images.remote import RemoteCopies
+from corral.images.remote_controller import RemoteController, Retention
+from corral.images.remote_store import RemoteStore
 from corral.images.snapshots import Images, SnapshotController, SnapshotRules, Snapshots, Sources
 from corral.images.sweeper import LayerSweeper
 from corral.runtime.contract import MIB, BoxGone, HostUnfit, Layer, Runtime
@@ -161,7 +165,7 @@ class Daemon:
         undo.push_async_callback(followers.close)
         await followers.resume()
         sources = Sources(store, available)
-        objects, keeper = await self._open_objects(store, feed, ids)
+        objects, contents, keeper = await self._open_objects(store, feed, ids)
         lifecycle = Lifecycle(
             store, runtime, sources, followers, vitals, objects=objects, clock=clock, rules=self._rules()
         )
@@ -178,10 +182,9 @@ class Daemon:
             runtime, executions, followers, vitals, clock=clock, idle_s=settings.session_idle_s
         )
         owner.spawn(sessions.run(), name="sessions")
-        rules = SnapshotRules(available, clock=clock, ids=ids)
+        rules = SnapshotRules(available, clock=clock, ids=ids, remote=settings.objects is not None)
         devboxes = service.Devboxes(store, feed, runtime, executions, vitals, rules, objects, clock=clock, ids=ids)
-        copies = SnapshotController(store, feed, runtime, devboxes, clock=clock, at_once=settings.starts_at_once)
-        copying = owner.spawn(copies.run(), name="snapshots")
+        remote, copying = self._start_copies(owner, store, feed, runtime, available, contents, devboxes, rules, ids)
         keeping = owner.spawn(keeper.run(), name="objects")
         self._start_sweeper(owner, runtime, available, copies)
         ssh_keys = await self._start_ssh(undo, store, feed, executions, service.Ports(store, runtime, vitals), ids)
@@ -194,6 +197,7 @@ class Daemon:
             tails=service.LogTails(store, feed, runtime, executions, followers, calls, clock=clock),
             executions=executions,
             objects=objects,
+            remote=remote,
             files=service.Files(store, runtime, vitals, calls),
             sessions=sessions,
             tunnels=service.PtyTunnels(clock, ids, domain=settings.tunnel_domain),
@@ -206,7 +210,7 @@ class Daemon:
         undo.push_async_callback(listener.stop, settings.shutdown_grace_s)
         await listener.start()
         self._greet(key)
-        return [controlling, copying, keeping, owner.spawn(listener.wait(), name="listener")]
+        return [controlling, *copying, keeping, owner.spawn(listener.wait(), name="listener")]
 
     async def _open_store(self, undo: contextlib.AsyncExitStack, feed: events.Feed) -> Store:
         database = engine.open_sqlite(self.settings.data / "corral.db", self.settings.durability)
@@ -215,7 +219,9 @@ class Daemon:
         undo.push_async_callback(store.close)
         return store
 
-    async def _open_objects(self, store: Store, feed: events.Feed, ids: Ids) -> tuple[Objects, ObjectController]:
+    async def _open_objects(
+        self, store: Store, feed: events.Feed, ids: Ids
+    ) -> tuple[Objects, storage.ObjectStore, ObjectController]:
         """Stored objects, and what keeps their contents in order, not running."""
         settings, clock = self.settings, self.clock
         where = settings.objects or str(settings.data / "objects")
@@ -225,7 +231,37 @@ class Daemon:
         objects = Objects(store, contents, places, tokens, clock=clock, ids=ids, limit=settings.object_limit)
         keeper = ObjectController(store, feed, contents, places, clock=clock)
         await keeper.open()
-        return objects, keeper
+        return objects, contents, keeper
+
+    def _start_copies(
+        self,
+        owner: TaskOwner,
+        store: Store,
+        feed: events.Feed,
+        runtime: Runtime,
+        available: Images,
+        contents: storage.ObjectStore,
+        devboxes: service.Devboxes,
+        rules: SnapshotRules,
+        ids: Ids,
+    ) -> tuple[RemoteCopies, list[asyncio.Task[None]]]:
+        """What makes snapshots, and, if the settings say where, remote copies of them; both run."""
+        settings, clock = self.settings, self.clock
+        remote, sending, receive = None, [], None
+        if settings.objects is not None:
+            remote = RemoteStore(contents, storage.load_remote_key(settings.data, settings.remote_key, ids))
+            shelf = LayerShelf(settings.data / "layers", remote, lambda: _layers(available))
+            shelf.open()
+            retention = Retention(settings.remote_newest, settings.remote_keep_s)
+            sender = RemoteController(
+                store, feed, runtime, remote, shelf, devboxes, rules, retention=retention, clock=clock, ids=ids
+            )
+            sending, receive = [owner.spawn(sender.run(), name="remote copies")], sender.receive
+        at_once = settings.starts_at_once
+        copies = SnapshotController(store, feed, runtime, devboxes, clock=clock, at_once=at_once, receive=receive)
+        recovers = [one.strip() for one in settings.remote_recovers.split(",") if one.strip()]
+        wishes = RemoteCopies(store, remote, devboxes, recovers=recovers, clock=clock, ids=ids)
+        return wishes, [owner.spawn(copies.run(), name="snapshots"), *sending]
 
     async def _start_runtime(self, undo: contextlib.AsyncExitStack) -> tuple[Runtime, Images]:
         runtime, available = self.make_runtime(undo)
@@ -319,11 +355,19 @@ class Daemon:
             sys.stdout.flush()
 
 
+def _layers(available: Images) -> list[Layer]:
+    """The layers of all images that are on this host."""
+    return [layer for name in available.names() for layer in available.resolve(name).layers]
+
+
 class NoImages:
     """For the runtime that needs none: every name is an image without layers."""
 
     def resolve(self, name: str | None = None) -> _NoLayers:
         return _NoLayers()
+
+    def names(self) -> list[str]:
+        return []
 
 
 @dataclass(frozen=True, slots=True)

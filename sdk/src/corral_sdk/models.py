@@ -105,6 +105,41 @@ class SnapshotInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteInfo:
+    """A copy of a snapshot in the object store. `stored` in bytes as it lies there; `message` says why it is not."""
+
+    id: str
+    devbox_id: str
+    snapshot_id: str
+    parent_id: str | None
+    name: str | None
+    status: str
+    message: str
+    stored: int | None
+    created_at_ms: int
+    raw: Wire = field(repr=False)
+
+    @classmethod
+    def from_wire(cls, wire: Wire) -> RemoteInfo:
+        """Raises BadAnswer when the answer is not a remote copy."""
+        try:
+            return cls(
+                id=wire["id"],
+                devbox_id=wire["source_devbox_id"],
+                snapshot_id=wire["snapshot_id"],
+                parent_id=wire.get("parent_id"),
+                name=wire.get("name"),
+                status=wire["status"],
+                message=wire.get("error_message") or "",
+                stored=wire.get("stored_bytes"),
+                created_at_ms=wire["create_time_ms"],
+                raw=wire,
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise errors.BadAnswer(f"cannot understand remote copy: {error!r} in the answer") from error
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """A stored object as the server saw it. `size` in bytes, None until it is whole; times in Unix milliseconds."""
 

@@ -26,6 +26,8 @@ from corral.devboxes.ssh.routes import SshRoutes
 from corral.http.hold import Drain
 from corral.identity.routes import IdentityRoutes
 from corral.identity.service import Identity
+from corral.images.remote import RemoteCopies
+from corral.images.remote_routes import RemoteRoutes
 from corral.images.snapshot_routes import SnapshotRoutes
 from corral.images.snapshots import Snapshots
 from corral.storage.routes import ObjectRoutes
@@ -47,6 +49,7 @@ def build(
     devboxes: service.Devboxes,
     snapshots: Snapshots,
     objects: Objects,
+    remote: RemoteCopies,
     tails: service.LogTails,
     executions: service.Executions,
     files: service.Files,
@@ -70,6 +73,7 @@ def build(
         files=FileRoutes(files),
         snapshots=SnapshotRoutes(snapshots),
         objects=ObjectRoutes(objects, url=url),
+        remote=RemoteRoutes(remote),
         ptys=PtyRoutes(devboxes, executions, sessions, tunnels),
         ssh=SshRoutes(ssh_keys),
     )

@@ -21,6 +21,7 @@ from corral.identity import wire as identity_wire
 from corral.identity.model import Need, Resource, Scope
 from corral.identity.routes import IdentityRoutes
 from corral.images import wire as images_wire
+from corral.images.remote_routes import RemoteRoutes
 from corral.images.snapshot_routes import SnapshotRoutes
 from corral.storage import wire as storage_wire
 from corral.storage.routes import ObjectRoutes
@@ -59,12 +60,14 @@ class Handlers:
     ptys: PtyRoutes
     snapshots: SnapshotRoutes
     objects: ObjectRoutes
+    remote: RemoteRoutes
     ssh: SshRoutes
 
 
 def rows(on: Handlers) -> Iterator[Route]:
     """The table."""
     yield from _executions(on.executions)
+    yield from _remote(on.remote)
     yield from _snapshots(on.snapshots)  # before the routes of one devbox, which would take their paths
     yield from _devboxes(on.devboxes)
     yield from _disks(on.devboxes)
@@ -225,6 +228,36 @@ def _snapshots(on: SnapshotRoutes) -> Iterator[Route]:
     yield _get(f"{one}/status", on.status, SNAPSHOT_READ, "show snapshot", answers=status, errors=(404,))
     yield _post(one, on.update, SNAPSHOT_WRITE, "update snapshot", answers=view, errors=(404,))
     yield _post(f"{one}/delete", on.delete, SNAPSHOT_WRITE, "delete snapshot", answers=dict, errors=(404, 409))
+
+
+def _remote(on: RemoteRoutes) -> Iterator[Route]:
+    # A copy brings a devbox's whole disk, and its variables: pulling and restoring take the right to change devboxes.
+    view = images_wire.RemoteView
+    place, one = f"{_SNAPSHOTS}/remote", f"{_SNAPSHOTS}/remote/{{copy_id}}"
+    own = (404, 501, 503)
+    yield _get(
+        place,
+        on.list,
+        SNAPSHOT_READ,
+        "list remote copies",
+        answers=images_wire.RemoteListView,
+        query=("devbox_id",),
+        errors=(501, 503),
+    )
+    yield _get(one, on.retrieve, SNAPSHOT_READ, "show remote copy", answers=view, errors=own)
+    yield _post(f"{one}/pull", on.pull, SNAPSHOT_WRITE, "pull snapshot", answers=images_wire.SnapshotView, errors=own)
+    yield _post(f"{one}/delete", on.delete, SNAPSHOT_WRITE, "delete remote copy", answers=dict, errors=(409, *own))
+    snapshot = f"{_SNAPSHOTS}/{{snapshot_id}}"
+    yield _post(f"{snapshot}/push", on.push, SNAPSHOT_WRITE, "push snapshot", answers=view, errors=own)
+    yield _post(
+        f"{snapshot}/restore",
+        on.restore,
+        WRITE,
+        "restore snapshot",
+        answers=images_wire.RestoredView,
+        replay=True,
+        errors=own,
+    )
 
 
 def _files(on: FileRoutes) -> Iterator[Route]:

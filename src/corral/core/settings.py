@@ -124,6 +124,15 @@ class Settings:
     objects_endpoint: Annotated[str | None, "Address of the S3 server, when it is not Amazon's."] = None
     objects_region: Annotated[str | None, "Region of the bucket; else AWS_REGION or us-east-1."] = None
     object_limit: Annotated[int, "Bytes of one object; S3 takes no more than the default in one upload."] = 5368709120
+    remote_key: Annotated[
+        Path | None,
+        "File with the secret that remote copies are signed with; else <data>/remote-key.",
+    ] = None
+    remote_recovers: Annotated[
+        str, "Accounts of lost servers whose remote copies may be used here, separated by commas."
+    ] = ""
+    remote_newest: Annotated[int, "Copies kept of each devbox that asks for one every so often."] = 3
+    remote_keep_s: Annotated[float, "Seconds for which such a copy is kept at most."] = 2592000.0
     shutdown_grace_s: Annotated[float, "Seconds that open requests get to finish when the server stops."] = 10.0
     log_format: Annotated[LogFormat, "`text` for key=value lines, `json` for one object a line."] = LogFormat.TEXT
     log_level: Annotated[LogLevel, "Least level that is logged: debug, info, warning or error."] = LogLevel.INFO

@@ -95,6 +95,7 @@ class DevboxRequest:
     suspend_limit_s: float = 30.0  #: for all of them together
     docker_in_docker: bool = False  #: containers in it are possible, and Docker is started
     launch_parameters: Mapping[str, object] = field(default_factory=dict)
+    snapshot_every: int | None = None  #: seconds between two copies of its disk to the object store
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,7 @@ def request(body: wire.CreateBody, *, architecture: str) -> DevboxRequest:
         suspend_limit_s=(SUSPEND_DEADLINE_MS if deadline is None else deadline) / 1000,
         docker_in_docker=bool(parameters.docker_in_docker or parameters.required_services),
         launch_parameters=_effective(parameters, idle, architecture),
+        snapshot_every=body.snapshot_every,
     )
 
 

@@ -79,6 +79,7 @@ def insert(
         "name": request.name,
         "metadata": dict(request.metadata),
         "request": request_to_json(request),
+        "snapshot_every": request.snapshot_every,
         "desired": Desired.RUNNING.value,
         "observed": start.status.value,
         "reason": start.reason.value,
@@ -249,6 +250,13 @@ def keep(connection: sa.Connection, devbox_id: str, kept: Kept) -> None:
     """Record that the devbox's disk is kept apart from its box."""
     values = {"kept": kept_to_json(kept)}
     connection.execute(DEVBOXES.update().where(_C.id == devbox_id, _C.ended_at_ms.is_(None)), values)
+
+
+def copied_often(connection: sa.Connection) -> list[tuple[Devbox, int]]:
+    """Devboxes that run and are copied every so many seconds, with these."""
+    query = sa.select(DEVBOXES).where(_C.snapshot_every.is_not(None), _C.ended_at_ms.is_(None))
+    running = query.where(_C.observed == Observed.RUNNING.value)
+    return [(devbox_from_row(row), int(row["snapshot_every"])) for row in connection.execute(running).mappings()]
 
 
 def keeping(connection: sa.Connection) -> set[str]:

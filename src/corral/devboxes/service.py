@@ -38,6 +38,7 @@ from corral.devboxes.model import (
 from corral.devboxes.ports import Ports
 from corral.devboxes.sessions import Sessions
 from corral.devboxes.ssh.keys import SshKeys
+from corral.devboxes.tables import request_of_kept, request_to_keep
 from corral.devboxes.tunnels import PtyTunnels
 from corral.devboxes.vitals import Vitals
 from corral.runtime import contract
@@ -74,6 +75,9 @@ class Snapshots(Protocol):
 
     def require(self, connection: sa.Connection, account_id: str, snapshot_id: str) -> str:
         """The devbox that it is of. Raises errors.CorralError unless the account's devboxes can begin as it."""
+
+    def require_remote(self) -> None:
+        """Raise errors.NotOffered when disks cannot be copied to an object store."""
 
     def begin(self, connection: sa.Connection, devbox: Devbox) -> str:
         """Have the devbox copied for others that are made in this transaction; the snapshot goes once they run."""
@@ -121,6 +125,8 @@ class Devboxes:
         Raises errors.NotFound, errors.WrongState when it cannot begin as the snapshot, or mount the objects, that it
         names.
         """
+        if request.snapshot_every is not None:
+            self._snapshots.require_remote()
         devbox_id = self._ids.new("dbx")
 
         def insert(connection: sa.Connection) -> Devbox:
@@ -167,6 +173,7 @@ class Devboxes:
                 launch_commands=(),
                 files={},
                 object_mounts=(),
+                snapshot_every=None,
             )
             at_ms = self._clock.now_ms()
             made = tuple(
@@ -239,6 +246,34 @@ class Devboxes:
     def kept_layers(self, connection: sa.Connection) -> set[contract.Layer]:
         """In the caller's transaction: layers below disks that are kept apart from a box."""
         return rows.kept_layers(connection)
+
+    def copied_often(self, connection: sa.Connection) -> list[tuple[Devbox, int]]:
+        """In the caller's transaction: devboxes that run and want to be copied every so many seconds."""
+        return rows.copied_often(connection)
+
+    def has_ended(self, connection: sa.Connection, devbox_id: str) -> bool:
+        """In the caller's transaction: whether the devbox will not run again, or is not known."""
+        devbox = rows.find(connection, devbox_id)
+        return devbox is None or devbox.observed in ENDED
+
+    def request_of(self, connection: sa.Connection, devbox_id: str) -> dict[str, object]:
+        """In the caller's transaction: what a devbox was asked for with, for `create_again`; {} if it is not known."""
+        devbox = rows.find(connection, devbox_id)
+        return {} if devbox is None else request_to_keep(devbox.request)
+
+    async def create_again(self, account_id: str, kept: Mapping[str, object], snapshot_id: str) -> Devbox:
+        """As `create`, of a request that `request_of` gave, on this node or another one, but beginning as a snapshot.
+
+        What it did at its launch is on that disk, and not done again; its entrypoint runs.
+        """
+        try:
+            request = request_of_kept(kept)
+        except (KeyError, TypeError, ValueError) as error:
+            raise errors.WrongState(
+                f"cannot create devbox from snapshot {snapshot_id}: what its devbox was asked for with is not known"
+            ) from error
+        again = replace(request, snapshot_id=snapshot_id, launch_commands=(), files={}, object_mounts=())
+        return await self.create(account_id, again)
 
     def begins_as(self, connection: sa.Connection, snapshot_id: str) -> bool:
         """In the caller's transaction: whether a devbox still waits for a box that begins as the snapshot."""

@@ -51,6 +51,7 @@ DEVBOXES: Final = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("parent_id", sa.Text),
     sa.Column("kept", sa.JSON(none_as_null=True)),
+    sa.Column("snapshot_every", sa.Integer),
     sa.Index("ix_devboxes_parent_id_seq", "parent_id", "seq"),
     sa.Index("ix_devboxes_account_id_seq", "account_id", "seq"),
     sa.Index("ix_devboxes_account_id_observed_seq", "account_id", "observed", "seq"),
@@ -58,6 +59,9 @@ DEVBOXES: Final = sa.Table(
     # What the resync and the start of the server look at: live rows, however many have ended.
     sa.Index("ix_devboxes_live", "id", sqlite_where=sa.text("ended_at_ms IS NULL")),
     sa.Index("ix_devboxes_output", "ended_at_ms", sqlite_where=sa.text("output_kept AND ended_at_ms IS NOT NULL")),
+    sa.Index(
+        "ix_devboxes_snapshot_every", "id", sqlite_where=sa.text("snapshot_every NOT NULL AND ended_at_ms IS NULL")
+    ),
     sqlite_autoincrement=True,
 )
 
@@ -150,6 +154,7 @@ def request_to_json(request: DevboxRequest) -> dict[str, Any]:
         "suspend_limit_s": request.suspend_limit_s,
         "docker_in_docker": request.docker_in_docker,
         "launch_parameters": dict(request.launch_parameters),
+        "snapshot_every": request.snapshot_every,
     }
 
 
@@ -185,6 +190,16 @@ def kept_from_json(stored: Mapping[str, Any]) -> Kept:
     return Kept(tuple(map(Layer.unpack, stored["layers"])), stored["size"])
 
 
+def request_to_keep(request: DevboxRequest) -> dict[str, Any]:
+    """The whole request, name and metadata too: what `request_of_kept` makes it from again."""
+    return {"name": request.name, "metadata": dict(request.metadata), "request": request_to_json(request)}
+
+
+def request_of_kept(kept: Mapping[str, Any]) -> DevboxRequest:
+    """The request. Raises KeyError, TypeError, ValueError for what is none."""
+    return _request_from_row(kept)
+
+
 def _request_from_row(row: Row) -> DevboxRequest:
     stored = row["request"]
     return DevboxRequest(
@@ -206,6 +221,7 @@ def _request_from_row(row: Row) -> DevboxRequest:
         suspend_limit_s=stored.get("suspend_limit_s", 30.0),
         docker_in_docker=stored.get("docker_in_docker", False),
         launch_parameters=stored["launch_parameters"],
+        snapshot_every=stored.get("snapshot_every"),
     )
 
 

@@ -33,6 +33,9 @@ CURSOR_CHARS: Final = 12 * 1024
 AFTER_CHARS: Final = 1024
 
 SESSION_NAME: Final = r"^[0-9A-Za-z_-]{1,256}$"
+#: Seconds between two copies of a devbox's disk to the object store.
+LEAST_EVERY: Final = 10
+MOST_EVERY: Final = 7 * 24 * 3600
 MOST_CELLS: Final = 1000
 MOST_PORTS: Final = 65_535
 
@@ -255,6 +258,9 @@ class CreateBody(Body):
     mcp: dict[str, McpSpec] | None = None
     tunnel: TunnelSpec | None = None
     repo_connection_id: Filled | None = None
+    snapshot_every: Annotated[
+        int | None, Field(ge=LEAST_EVERY, le=MOST_EVERY, description="Seconds between copies to the object store.")
+    ] = None
 
 
 class ForkBody(Body):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from corral.runtime.contract import Layer
 
@@ -46,6 +47,37 @@ class Snapshot:
     env: Mapping[str, str]
     created_at_ms: int
     passing: bool = False  #: made for a fork, and shown to nobody
+    remote: str | None = None  #: the remote copy that it is received from
+    request: Mapping[str, Any] | None = None  #: of the devbox whose disk that one is
+
+
+class RemoteState(enum.StrEnum):
+    """Where a remote copy is."""
+
+    IN_PROGRESS = "in_progress"  #: its stream is on its way, or about to be
+    COMPLETE = "complete"  #: it is in the object store, whole
+    ERROR = "error"  #: it is not, and will not be; `message` says why
+    DELETED = "deleted"  #: it is removed, or is once no other one needs it
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteCopy:
+    """A snapshot in the object store, as its row says. `stored` in bytes, as it lies there.
+
+    With a `parent_id` it is what is different from that copy, the `level`th in a row of them.
+    """
+
+    id: str
+    account_id: str
+    devbox_id: str
+    snapshot_id: str
+    parent_id: str | None
+    state: RemoteState
+    message: str
+    automatic: bool
+    level: int
+    stored: int
+    created_at_ms: int
 
 
 @dataclass(frozen=True, slots=True)

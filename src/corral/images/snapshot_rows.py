@@ -36,8 +36,10 @@ def insert(
     at_ms: int,
     *,
     passing: bool = False,
+    remote: str | None = None,
+    request: Mapping[str, Any] | None = None,
 ) -> Snapshot:
-    """Write the wish for a snapshot, and the event of it."""
+    """Write the wish for a snapshot, and the event of it. `remote` is what it is received from, instead of a box."""
     values: dict[str, Any] = {
         "id": snapshot_id,
         "account_id": account_id,
@@ -54,6 +56,8 @@ def insert(
         "created_at_ms": at_ms,
         "kept": True,
         "passing": passing,
+        "remote": remote,
+        "request": request,
     }
     seq = connection.execute(SNAPSHOTS.insert().returning(_C.seq), values).scalar_one()
     _insert_metadata(connection, account_id, seq, wish.metadata)
@@ -64,6 +68,13 @@ def insert(
 def find(connection: sa.Connection, snapshot_id: str) -> Snapshot | None:
     """The snapshot, whoever owns it."""
     row = connection.execute(sa.select(SNAPSHOTS).where(_C.id == snapshot_id)).mappings().first()
+    return snapshot_from_row(row) if row is not None else None
+
+
+def of_remote(connection: sa.Connection, account_id: str, remote: str) -> Snapshot | None:
+    """The account's newest snapshot that was received from this remote copy, or is, if it can be used or soon can."""
+    query = sa.select(SNAPSHOTS).where(_C.account_id == account_id, _C.remote == remote, _C.status.in_(SHOWN))
+    row = connection.execute(query.order_by(_C.seq.desc()).limit(1)).mappings().first()
     return snapshot_from_row(row) if row is not None else None
 
 

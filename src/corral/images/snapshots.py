@@ -7,7 +7,7 @@ answers; the controller acts on the event, and on what it finds after a restart.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
@@ -32,6 +32,9 @@ _PASSING_S: Final = 0.5
 
 Texts = list[str]
 
+#: Makes a snapshot of the remote copy that it names.
+Receive = Callable[[Snapshot], Awaitable[Copied]]
+
 
 class Image(Protocol):
     """What a box needs of an image."""
@@ -50,6 +53,9 @@ class Images(Protocol):
 
     def resolve(self, name: str | None = None) -> Image:
         """The image of this name, the default one for None. Raises errors.CorralError when there is none."""
+
+    def names(self) -> list[str]:
+        """Names that `resolve` knows now."""
 
 
 class Sources:
@@ -90,14 +96,22 @@ def _env(connection: sa.Connection, images: Images, devbox: Devbox) -> Mapping[s
 class SnapshotRules:
     """What devboxes ask in their own transactions."""
 
-    def __init__(self, images: Images, *, clock: Clock, ids: Ids) -> None:
+    def __init__(self, images: Images, *, clock: Clock, ids: Ids, remote: bool = False) -> None:
         self._images = images
+        self._remote = remote
         self._clock = clock
         self._ids = ids
 
     def require(self, connection: sa.Connection, account_id: str, snapshot_id: str) -> str:
         """The devbox that it is of. Raises errors.NotFound or errors.WrongState unless devboxes can begin as it."""
         return rows.require_complete(connection, account_id, snapshot_id).devbox_id
+
+    def require_remote(self) -> None:
+        """Raise errors.NotOffered when this server has no place for remote copies."""
+        if not self._remote:
+            raise errors.NotOffered(
+                "cannot create devbox: snapshot_every: this server does not offer it without CORRAL_OBJECTS"
+            )
 
     def begin(self, connection: sa.Connection, devbox: Devbox) -> str:
         """Have the devbox copied for a fork."""
@@ -225,9 +239,18 @@ class SnapshotController:
     """Makes and removes the copies. `run` until cancelled."""
 
     def __init__(
-        self, store: Store, feed: events.Feed, runtime: Runtime, devboxes: Devboxes, *, clock: Clock, at_once: int
+        self,
+        store: Store,
+        feed: events.Feed,
+        runtime: Runtime,
+        devboxes: Devboxes,
+        *,
+        clock: Clock,
+        at_once: int,
+        receive: Receive | None = None,
     ) -> None:
         self._store = store
+        self._receive = receive
         self._runtime = runtime
         self._devboxes = devboxes
         self._clock = clock
@@ -301,11 +324,17 @@ class SnapshotController:
                 # Made by a server that ended before it could say so: nobody has used it, and it may be older.
                 await self._runtime.forget_snapshot(snapshot.id)
                 copied = await self._copied(snapshot)
-        except RuntimeFailure as problem:
+        except errors.Unavailable:
+            raise  # which is tried again
+        except (RuntimeFailure, errors.CorralError) as problem:
             return rows.Outcome(SnapshotStatus.ERROR, problem.message)
         return rows.Outcome(SnapshotStatus.COMPLETE, "", copied.size, copied.still_ms, copied.layers)
 
     async def _copied(self, snapshot: Snapshot) -> Copied:
+        if snapshot.remote is not None:
+            if self._receive is None:
+                raise errors.NotOffered("cannot receive snapshot: the setting CORRAL_OBJECTS is gone")
+            return await self._receive(snapshot)
         devbox_id = snapshot.devbox_id
         kept = await self._store.read(lambda connection: self._devboxes.asleep(connection, devbox_id))
         if kept is not None:

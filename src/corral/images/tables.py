@@ -11,7 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from corral.core.store import schema
-from corral.images.model import Snapshot, SnapshotStatus, SnapshotWish
+from corral.images.model import RemoteCopy, RemoteState, Snapshot, SnapshotStatus, SnapshotWish
 from corral.runtime.contract import Layer
 
 #: What a query or an insert has of a row.
@@ -38,6 +38,8 @@ SNAPSHOTS: Final = sa.Table(
     sa.Column("created_at_ms", sa.BigInteger, nullable=False),
     sa.Column("kept", sa.Boolean, nullable=False),
     sa.Column("passing", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("remote", sa.Text),
+    sa.Column("request", sa.JSON(none_as_null=True)),
     sa.Index("ix_snapshots_account_id_seq", "account_id", "seq"),
     sa.Index("ix_snapshots_devbox_id_seq", "devbox_id", "seq"),
     # What the controller looks at: what is to be made, and what is to be removed.
@@ -58,6 +60,49 @@ SNAPSHOT_METADATA: Final = sa.Table(
 )
 
 
+#: `automatic` ones were made because a devbox asked for one every so often. `kept` is false once nothing of it is in
+#: the object store any more.
+REMOTE_COPIES: Final = sa.Table(
+    "remote_copies",
+    schema.METADATA,
+    sa.Column("seq", schema.ROW_NUMBER, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("account_id", sa.Text, nullable=False),
+    sa.Column("devbox_id", sa.Text, nullable=False),
+    sa.Column("snapshot_id", sa.Text, nullable=False),
+    sa.Column("parent_id", sa.Text),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("automatic", sa.Boolean, nullable=False),
+    sa.Column("level", sa.Integer, nullable=False),
+    sa.Column("stored", sa.BigInteger, nullable=False),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("kept", sa.Boolean, nullable=False),
+    sa.Index("ix_remote_copies_devbox_id_seq", "devbox_id", "seq"),
+    sa.Index("ix_remote_copies_snapshot_id", "snapshot_id"),
+    sa.Index("ix_remote_copies_parent_id", "parent_id"),
+    sa.Index("ix_remote_copies_kept", "state", "id", sqlite_where=sa.text("kept")),
+    sqlite_autoincrement=True,
+)
+
+
+def copy_from_row(row: Row) -> RemoteCopy:
+    """A row of `remote_copies` as the model has it."""
+    return RemoteCopy(
+        id=row["id"],
+        account_id=row["account_id"],
+        devbox_id=row["devbox_id"],
+        snapshot_id=row["snapshot_id"],
+        parent_id=row["parent_id"],
+        state=RemoteState(row["state"]),
+        message=row["message"],
+        automatic=row["automatic"],
+        level=row["level"],
+        stored=row["stored"],
+        created_at_ms=row["created_at_ms"],
+    )
+
+
 def snapshot_from_row(row: Row) -> Snapshot:
     """A row as the model has it."""
     return Snapshot(
@@ -73,4 +118,6 @@ def snapshot_from_row(row: Row) -> Snapshot:
         env=row["env"],
         created_at_ms=row["created_at_ms"],
         passing=row["passing"],
+        remote=row.get("remote"),
+        request=row.get("request"),
     )

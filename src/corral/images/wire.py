@@ -11,7 +11,9 @@ from pydantic import Field
 
 from corral.http.model import NAME_CHARS, Body, Metadata, Text, View
 from corral.images import model
+from corral.images.remote import Remote
 
+COPY_ID: Final = r"^rcp_[0-9A-Za-z]{21}$"
 SNAPSHOT_ID: Final = r"^snp_[0-9A-Za-z]{21}$"
 MESSAGE_CHARS: Final = 1000
 
@@ -68,6 +70,49 @@ class SnapshotValuesView(View):
 
     key: str
     values: list[str]
+
+
+class RemoteView(View):
+    """A remote copy of a snapshot. All of it is Corral's own."""
+
+    id: str
+    source_devbox_id: str
+    snapshot_id: str
+    status: Status
+    error_message: str | None = None
+    parent_id: str | None = None
+    name: str | None = None
+    size_bytes: int | None = None
+    stored_bytes: int | None = None
+    create_time_ms: int
+
+
+class RemoteListView(View):
+    """Copies, newest first; at most 1,000."""
+
+    remote_copies: list[RemoteView]
+
+
+class RestoredView(View):
+    """The devbox that begins as a snapshot which was pulled."""
+
+    devbox_id: str
+
+
+def remote_view(copy: Remote) -> RemoteView:
+    """The copy as clients see it."""
+    return RemoteView(
+        id=copy.id,
+        source_devbox_id=copy.devbox_id,
+        snapshot_id=copy.snapshot_id,
+        status=copy.state.value,
+        error_message=copy.message or None,
+        parent_id=copy.parent_id,
+        name=copy.name,
+        size_bytes=copy.size,
+        stored_bytes=copy.stored,
+        create_time_ms=copy.created_at_ms,
+    )
 
 
 def snapshot_view(snapshot: model.Snapshot) -> SnapshotView:

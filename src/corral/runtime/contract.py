@@ -140,6 +140,19 @@ class Copied:
     layers: tuple[Layer, ...]
 
 
+class SnapshotForm(enum.StrEnum):
+    """What a snapshot is as a stream."""
+
+    BTRFS = "btrfs"  #: of `btrfs send`; of differences too
+    IMAGE = "image"  #: the file of a disk
+    TREE = "tree"  #: a tar archive
+
+    @property
+    def has_differences(self) -> bool:
+        """Whether a stream can be of what is different from another snapshot."""
+        return self is SnapshotForm.BTRFS
+
+
 # ---------------------------------------------------------------- executions
 
 
@@ -437,6 +450,27 @@ class Runtime(ABC):
     @abstractmethod
     async def snapshots(self) -> list[str]:
         """Names of all snapshots."""
+
+    @property
+    @abstractmethod
+    def snapshot_form(self) -> SnapshotForm:
+        """What `send_snapshot` gives, and `receive_snapshot` takes. Known once it was started."""
+
+    @abstractmethod
+    def send_snapshot(self, name: str, parent: str | None = None) -> AsyncIterator[bytes]:
+        """A snapshot as a compressed stream; with a `parent`, a snapshot too, only what is different from that.
+
+        A parent can be named where the form says that there are differences. Close it when it is not read to its end.
+        Raises NoSuchSnapshot, HostUnfit; what came before is no whole stream then.
+        """
+
+    @abstractmethod
+    async def receive_snapshot(self, name: str, streams: AsyncIterator[AsyncIterator[bytes]]) -> None:
+        """Make a snapshot of streams: of one that is whole, then of those that each begin as the one before.
+
+        The streams must be what a runtime sent: what is in them is not looked at. There is no snapshot after an error.
+        Raises SnapshotExists, HostExhausted, HostUnfit, and what the streams raise.
+        """
 
     # -- executions
 

@@ -53,7 +53,11 @@ class Content:
         self.size = size
         self._stream = stream
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self.pieces()
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The bytes."""
         with translated("read"):
             async for piece in self._stream:
                 yield bytes(piece)

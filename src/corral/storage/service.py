@@ -22,7 +22,7 @@ from corral.core.store.store import Store
 from corral.storage import rows
 from corral.storage.backend import Content, ObjectStore, open_store
 from corral.storage.model import ObjectFilter, ObjectPage, ObjectState, ObjectWish, StoredObject
-from corral.storage.tokens import Act, Tokens, load_key, load_node
+from corral.storage.tokens import Act, Tokens, load_key, load_node, load_remote_key
 
 __all__ = [
     "Content",
@@ -33,6 +33,7 @@ __all__ = [
     "Tokens",
     "load_key",
     "load_node",
+    "load_remote_key",
     "open_store",
 ]
 

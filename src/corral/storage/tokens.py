@@ -21,6 +21,7 @@ from corral.core.ids import Ids
 Act = Literal["upload", "download"]
 
 _KEY: Final = re.compile(r"ok_[0-9A-Za-z]{43}")
+_LEAST_KEY: Final = 32
 _NODE: Final = re.compile(r"node_[0-9A-Za-z]{21}")
 
 
@@ -50,6 +51,23 @@ class Tokens:
 def load_key(data: Path, ids: Ids) -> str:
     """The key in the data folder, made at the first call, mode 0600. Raises errors.Unavailable."""
     return _load(data / "object-key", _KEY, lambda: ids.secret("ok"))
+
+
+def load_remote_key(data: Path, given: Path | None, ids: Ids) -> str:
+    """The secret of remote copies: in the file that is given, or in the data folder. Raises errors.Unavailable."""
+    if given is None:
+        return _load(data / "remote-key", _KEY, lambda: ids.secret("ok"))
+    try:
+        key = given.read_text().strip()
+    except OSError as error:
+        raise errors.Unavailable(
+            f"cannot use {given}: {error.strerror}", remedy="set CORRAL_REMOTE_KEY to a file with the key"
+        ) from error
+    if len(key) < _LEAST_KEY:
+        raise errors.Unavailable(
+            f"cannot use {given}: the key has under {_LEAST_KEY} characters", remedy="copy another server's remote-key"
+        )
+    return key
 
 
 def load_node(data: Path, ids: Ids) -> str:

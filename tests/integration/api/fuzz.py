@@ -7,6 +7,7 @@ document says that.
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -60,6 +61,8 @@ class Things:
         self._execution_id: str = ended["execution_id"]
         self._reader_id = ""
         self._snapshot_id = self._snapshot()
+        self._copy_id = self._copy()
+        self._pulled_id = self._pulled()
         self._post(f"{self._box}/write_file_contents", {"file_path": _FILE, "contents": "text"})
         tunnel = self._post(f"{self._box}/create_pty_tunnel", {})
         self._tunnel = {
@@ -79,6 +82,10 @@ class Things:
         if path.endswith("/shutdown"):
             ids["devbox_id"] = self._post("/v1/devboxes", {})["id"]
         ids["snapshot_id"] = self._snapshot() if path.endswith("{snapshot_id}/delete") else self._snapshot_id
+        if "{copy_id}" in path:
+            ids["copy_id"] = self._copy() if path.endswith("/delete") else self._copy_id
+        if path.endswith("/restore"):
+            ids["snapshot_id"] = self._pulled_id
         if "{object_id}" in path:
             ids["object_id"] = self._object(case)
         if path.endswith(_STDIN):
@@ -91,6 +98,26 @@ class Things:
         if path.endswith("/executions") and case.query and isinstance(case.query.get("starting_after"), str):
             case.query["starting_after"] = self._execution_id
         return self._tunnel if path.startswith("/pty/") else {}
+
+    def _copy(self) -> str:
+        """A remote copy that is there."""
+        place = "/v1/devboxes/disk_snapshots"
+        made = self._post(f"{place}/{self._snapshot()}/push", {})
+        for _ in range(100):
+            if self._client.get(f"{place}/remote/{made['id']}").raise_for_status().json()["status"] == "complete":
+                break
+            time.sleep(0.05)
+        return str(made["id"])
+
+    def _pulled(self) -> str:
+        """A snapshot that was received from a remote copy."""
+        place = "/v1/devboxes/disk_snapshots"
+        made = self._post(f"{place}/remote/{self._copy_id}/pull", {})
+        for _ in range(100):
+            if self._client.get(f"{place}/{made['id']}/status").raise_for_status().json()["status"] == "complete":
+                break
+            time.sleep(0.05)
+        return str(made["id"])
 
     def _object(self, case: Case[Any]) -> str:
         """An object for the request to end well with, and its token in the query where one is needed."""

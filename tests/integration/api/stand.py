@@ -43,6 +43,10 @@ from corral.devboxes.ssh.keys import Entrance
 from corral.devboxes.vitals import Vitals
 from corral.identity.service import Identity
 from corral.identity.tables import ACCOUNTS, API_KEYS
+from corral.images.layers import LayerShelf
+from corral.images.remote import RemoteCopies
+from corral.images.remote_controller import RemoteController, Retention
+from corral.images.remote_store import RemoteStore
 from corral.images.snapshots import SnapshotController, SnapshotRules, Snapshots, Sources
 from corral.runtime.contract import MIB, Layer
 from corral.runtime.fake import FakeHost, FakeRuntime
@@ -63,6 +67,9 @@ class NoImage:
 
     def resolve(self, name: str | None = None) -> NoImage:
         return self
+
+    def names(self) -> list[str]:
+        return []
 
 
 @dataclass
@@ -162,9 +169,15 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
     async def health() -> list[str]:
         return reasons
 
-    snapshot_rules = SnapshotRules(NoImage(), clock=clock, ids=ids)
+    snapshot_rules = SnapshotRules(NoImage(), clock=clock, ids=ids, remote=True)
     devboxes = Devboxes(store, feed, runtime, executions, vitals, snapshot_rules, objects, clock=clock, ids=ids)
-    copies = SnapshotController(store, feed, runtime, devboxes, clock=clock, at_once=4)
+    remote = RemoteStore(contents, "k" * 43)
+    shelf = LayerShelf(folder / "layers", remote, lambda: ())
+    sender = RemoteController(
+        store, feed, runtime, remote, shelf, devboxes, snapshot_rules,
+        retention=Retention(3, 3600), clock=clock, ids=ids,
+    )  # fmt: skip
+    copies = SnapshotController(store, feed, runtime, devboxes, clock=clock, at_once=4, receive=sender.receive)
     gate = app.build(
         store=store,
         clock=clock,
@@ -174,6 +187,7 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
         tails=LogTails(store, feed, runtime, executions, followers, calls, clock=clock),
         executions=executions,
         objects=objects,
+        remote=RemoteCopies(store, remote, devboxes, recovers=(), clock=clock, ids=ids),
         files=Files(store, runtime, vitals, calls),
         sessions=sessions,
         tunnels=PtyTunnels(clock, ids, domain="localhost"),
@@ -184,7 +198,7 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
     port = free_port()
     listener = serve.Listener(gate, "127.0.0.1", port)
     url = f"http://127.0.0.1:{port}"
-    working = asyncio.gather(controller.run(), copies.run(), keeper.run())
+    working = asyncio.gather(controller.run(), copies.run(), keeper.run(), sender.run())
     await listener.start()
     try:
         async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30) as client:

@@ -184,6 +184,9 @@ async def test_an_unknown_image_fails_the_devbox(cold: Stack) -> None:
         def resolve(self, name: str | None = None) -> Image:
             raise errors.NotFound(f"cannot use image {name}: it is not on this host")
 
+        def names(self) -> list[str]:
+            return []
+
     stack = await replace(cold, images=NoneThere()).start()
     made = await stack.devboxes.create(ACCOUNT, DevboxRequest(image="ghost"))
     assert (await stack.ends(made.id)).message == "cannot use image ghost: it is not on this host"

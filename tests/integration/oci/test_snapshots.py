@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from bench.leftovers import gone
@@ -11,6 +13,7 @@ from bench.leftovers import gone
 from corral.runtime.cgroup.layout import read_layout
 from corral.runtime.contract import MIB, Limits, NoSuchSnapshot
 from corral.runtime.linux import mounts
+from corral.runtime.rootfs import transfer
 from tests.integration.oci.conftest import Bench
 
 pytestmark = [pytest.mark.root, pytest.mark.image, pytest.mark.timeout(120)]
@@ -38,6 +41,60 @@ async def test_a_copy_is_whole_and_found_by_the_next_server(bench: Bench, disk: 
     await bench.clear()
     await bench.runtime.close()
     assert await gone(bench.places) == []
+
+
+async def pieces(stream: AsyncIterator[bytes]) -> list[bytes]:
+    return [piece async for piece in stream]
+
+
+async def again(*streams: list[bytes]) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def one(parts: list[bytes]) -> AsyncIterator[bytes]:
+        for part in parts:
+            yield part
+
+    for parts in streams:
+        yield one(parts)
+
+
+@pytest.mark.parametrize("disk", ["btrfs", "image"])
+async def test_a_copy_that_was_sent_is_received_by_another_pool(bench: Bench, tmp_path: Path, disk: str) -> None:
+    await bench.reopen(disk=disk)
+    await bench.box("first", Limits(disk=256 * MIB))
+    await bench.sh("first", "head -c 30M /dev/urandom > big; sha256sum big > sum; truncate -s 200M sparse")
+    await bench.runtime.snapshot("first", "snp_one")
+    sent = [await pieces(bench.runtime.send_snapshot("snp_one"))]
+    assert bench.runtime.snapshot_form.value == disk
+    assert 30_000_000 < sum(map(len, sent[0])) < 33_000_000
+    await bench.sh("first", "echo more >> sum")
+    await bench.runtime.snapshot("first", "snp_two")
+    differs = bench.runtime.snapshot_form.has_differences
+    last = await pieces(bench.runtime.send_snapshot("snp_two", "snp_one" if differs else None))
+    assert not differs or sum(map(len, last)) < 20_000
+    sent = [*sent, last] if differs else [last]
+    for name in ("snp_one", "snp_two"):
+        await bench.runtime.forget_snapshot(name)
+    await bench.clear()
+    await bench.reopen(data=tmp_path / "other")
+    await bench.runtime.receive_snapshot("snp_three", again(*sent))
+    await bench.runtime.create(replace(bench.spec("second", Limits(disk=256 * MIB)), origin="snp_three"))
+    said = (await bench.sh("second", "head -n1 sum | sha256sum -c; tail -n1 sum; stat -c %b sparse")).stdout
+    assert said.split() == ["big:", "OK", "more", "0"]
+    await bench.runtime.forget_snapshot("snp_three")
+
+
+async def test_what_a_killed_server_received_by_half_is_dropped(bench: Bench) -> None:
+    await bench.box("box")
+    await bench.runtime.snapshot("box", "snp_one")
+    sent = await pieces(bench.runtime.send_snapshot("snp_one"))
+    pool = bench.runtime._host.pool
+    receiver = await asyncio.to_thread(pool.begin_receiving, "snp_two")
+    (whole,) = [stream async for stream in again(sent)]
+    await transfer.expand(whole, receiver)
+    assert [path.name for path in (pool.snapshots.parent / ".receiving" / "snp_two").iterdir()] == ["snp_one"]
+    await bench.reopen()
+    assert list((pool.snapshots.parent / ".receiving").iterdir()) == []
+    assert await bench.runtime.snapshots() == ["snp_one"]
+    await bench.runtime.forget_snapshot("snp_one")
 
 
 async def test_a_box_that_a_killed_server_left_standing_still_goes_on(bench: Bench) -> None:

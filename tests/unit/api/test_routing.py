@@ -76,7 +76,7 @@ class Anything:
 
 def every_route() -> list[Route]:
     stand_in: Any = Anything()
-    names = ("health", "identity", "devboxes", "executions", "files", "ptys", "ssh", "snapshots", "objects")
+    names = ("health", "identity", "devboxes", "executions", "files", "ptys", "ssh", "snapshots", "objects", "remote")
     return [*routes.rows(routes.Handlers(**dict.fromkeys(names, stand_in)))]
 
 
@@ -98,7 +98,15 @@ def test_routes_that_change_something_ask_for_more_than_reading() -> None:
 
 def test_only_creating_calls_and_input_are_replayed() -> None:
     replayed = {route.path.rsplit("/", 1)[-1] for route in every_route() if route.replay}
-    creating = {"devboxes", "create_and_await_running", "fork", "snapshot_disk", "snapshot_disk_async", "objects"}
+    creating = {
+        "devboxes",
+        "create_and_await_running",
+        "fork",
+        "snapshot_disk",
+        "snapshot_disk_async",
+        "objects",
+        "restore",
+    }
     assert replayed == {*creating, "send_std_in"}
 
 

@@ -7,10 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 
 from corral_sdk import _config, _retry, errors
+from corral_sdk._sync import concurrency
 from corral_sdk._sync.devbox import Devbox
 from corral_sdk._sync.objects import Objects
-from corral_sdk._sync.transport import Call, Transport
-from corral_sdk.models import DevboxInfo, SnapshotInfo
+from corral_sdk._sync.transport import TRANSFER_S, Call, Transport
+from corral_sdk.models import DevboxInfo, RemoteInfo, SnapshotInfo
+
+#: Inside the classes `list` is a method.
+list_ = list
+
+_REMOTE = "/v1/devboxes/disk_snapshots/remote"
+#: Seconds between two looks at a copy.
+_POLL_S = 0.2
 
 
 class Devboxes:
@@ -35,6 +43,7 @@ class Devboxes:
         keep_alive_s: int | None = None,
         idle_s: int | None = None,
         snapshot: str | None = None,
+        snapshot_every: int | None = None,
         objects: Mapping[str, str] | None = None,
         docker: bool = False,
         wait: bool = True,
@@ -45,6 +54,7 @@ class Devboxes:
         `size` is X_SMALL to XX_LARGE; or give `cpu` in cores, `memory` and `disk` in GiB. `files` maps paths to
         text that is written before the launch commands run. `keep_alive_s` is its longest life, `idle_s` ends it
         after so many seconds without activity. `snapshot` is the id of the snapshot that its disk begins as.
+        `snapshot_every` has its disk copied to the server's object store that often, in seconds.
         `objects` maps paths to ids of objects: each is written there, archives are unpacked into the path.
         With `docker`, containers in it are possible, and Docker runs.
         Raises Invalid, Exhausted, Unavailable; Ended when it did not come up, TimedOut.
@@ -62,6 +72,7 @@ class Devboxes:
         body: dict[str, object] = {
             "name": name,
             "snapshot_id": snapshot,
+            "snapshot_every": snapshot_every,
             "entrypoint": entrypoint,
             "environment_variables": dict(env) if env else None,
             "metadata": dict(metadata) if metadata else None,
@@ -148,6 +159,55 @@ class Snapshots:
         call = Call("GET", "/v1/devboxes/disk_snapshots", params=params)
         for wire in self._transport.pages(call, "snapshots"):
             yield SnapshotInfo.from_wire(wire)
+
+    def get(self, snapshot_id: str) -> SnapshotInfo:
+        """Return a snapshot by its id, wherever its making is. Raises NotFound; WrongState when it was not made."""
+        path = f"/v1/devboxes/disk_snapshots/{_segment(snapshot_id)}/status"
+        while True:
+            wire = self._transport.json(Call("GET", path))
+            if wire.get("status") == "error":
+                raise errors.WrongState(f"cannot use snapshot {snapshot_id}: {wire.get('error_message')}")
+            if wire.get("snapshot") is not None:
+                return SnapshotInfo.from_wire(wire["snapshot"])
+            concurrency.sleep(_POLL_S)
+
+    def push(self, snapshot_id: str, *, wait: bool = True) -> RemoteInfo:
+        """Copy a snapshot to the server's object store and, unless `wait` is False, return when it is there.
+
+        Raises NotFound, WrongState when it cannot be copied, NotOffered.
+        """
+        path = f"/v1/devboxes/disk_snapshots/{_segment(snapshot_id)}/push"
+        info = RemoteInfo.from_wire(self._transport.json(Call("POST", path, json={})))
+        while wait and info.status == "in_progress":
+            concurrency.sleep(_POLL_S)
+            info = RemoteInfo.from_wire(self._transport.json(Call("GET", f"{_REMOTE}/{info.id}")))
+        if info.status == "error":
+            raise errors.WrongState(f"cannot push snapshot {snapshot_id}: {info.message}")
+        return info
+
+    def remote(self, *, devbox_id: str | None = None) -> list_[RemoteInfo]:
+        """Return copies in the object store, newest first, of other servers too that this one recovers."""
+        params = {"devbox_id": devbox_id} if devbox_id else {}
+        wire = self._transport.json(Call("GET", _REMOTE, params=params, timeout_s=TRANSFER_S))
+        return [RemoteInfo.from_wire(one) for one in wire.get("remote_copies") or ()]
+
+    def pull(self, copy_id: str, *, wait: bool = True) -> SnapshotInfo:
+        """Make a snapshot of a remote copy and, unless `wait` is False, return when devboxes can begin as it.
+
+        Raises NotFound, WrongState when the copy cannot be believed or received.
+        """
+        call = Call("POST", f"{_REMOTE}/{_segment(copy_id)}/pull", json={})
+        info = SnapshotInfo.from_wire(self._transport.json(call))
+        return self.get(info.id) if wait else info
+
+    def restore(self, snapshot_id: str) -> str:
+        """Begin a devbox as a snapshot that was pulled, as its own devbox was asked for; return the new one's id."""
+        call = Call("POST", f"/v1/devboxes/disk_snapshots/{_segment(snapshot_id)}/restore", json={})
+        return str((self._transport.json(call))["devbox_id"])
+
+    def delete_remote(self, copy_id: str) -> None:
+        """Delete a remote copy. Raises NotFound, Conflict."""
+        self._transport.json(Call("POST", f"{_REMOTE}/{_segment(copy_id)}/delete", json={}))
 
     def delete(self, snapshot_id: str) -> None:
         """Delete a snapshot. Devboxes that began as it keep their disks. Raises NotFound, Conflict."""

@@ -26,6 +26,7 @@ VERBS = {
     "suspend": "corral_sdk.cli.devbox_suspend:suspend",
     "resume": "corral_sdk.cli.devbox_suspend:resume",
     "fork": "corral_sdk.cli.devbox_fork:fork",
+    "restore": "corral_sdk.cli.snapshot_remote:restore",
     "tree": "corral_sdk.cli.devbox_fork:tree",
     "logs": "corral_sdk.cli.devbox_logs:logs",
     "executions": "corral_sdk.cli.devbox_logs:executions",

@@ -60,6 +60,9 @@ def create(
     ] = None,
     file: Files = None,
     snapshot: Annotated[str | None, typer.Option(metavar="ID", help="The snapshot that its disk begins as.")] = None,
+    snapshot_every: Annotated[
+        int | None, typer.Option(metavar="SECONDS", help="Copy its disk to the server's object store that often.")
+    ] = None,
     objects: Annotated[
         list[str] | None,
         typer.Option(
@@ -101,6 +104,7 @@ def create(
             keep_alive_s=keep_alive,
             idle_s=idle,
             snapshot=snapshot,
+            snapshot_every=snapshot_every,
             objects=common.pairs("--object", objects or ()) or None,
             docker=docker,
             wait=False,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from corral_sdk.cli import common, groups, output
+from corral_sdk.cli import common, groups, output, snapshot_remote
 
 HELP = """Keep copies of devboxes' disks, for devboxes to begin as.
 
@@ -20,6 +20,8 @@ Examples:
 VERBS = {
     "create": "corral_sdk.cli.snapshot:create",
     "list": "corral_sdk.cli.snapshot:list_",
+    "push": "corral_sdk.cli.snapshot_remote:push",
+    "pull": "corral_sdk.cli.snapshot_remote:pull",
     "delete": "corral_sdk.cli.snapshot:delete",
 }
 
@@ -50,6 +52,7 @@ def create(
 def list_(
     devbox: Annotated[str | None, typer.Option(help="Only those of this devbox, by id or name.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    remote: Annotated[bool, typer.Option("--remote", help="Copies in the object store instead.")] = False,
     json: common.Json = False,
 ) -> None:
     """List snapshots, the newest first.
@@ -58,7 +61,11 @@ def list_(
     Examples:
       corral snapshot list
       corral snapshot list --devbox first
+      corral snapshot list --remote
     """
+    if remote:
+        snapshot_remote.show(devbox, limit, json=json)
+        return
     with common.server() as corral, output.spinner("listing snapshots"):
         devbox_id = corral.devboxes.find(devbox).id if devbox else None
         infos = list(itertools.islice(corral.snapshots.list(devbox_id=devbox_id), limit + 1))
@@ -76,7 +83,7 @@ def list_(
 
 
 def delete(
-    snapshots: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of snapshots.")],
+    snapshots: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of snapshots, or of remote copies.")],
 ) -> None:
     """Delete snapshots. Devboxes that began as them keep their disks.
 
@@ -86,7 +93,10 @@ def delete(
     """
     with common.server() as corral:
         for snapshot in snapshots:
-            corral.snapshots.delete(snapshot)
+            if snapshot.startswith("rcp_"):
+                corral.snapshots.delete_remote(snapshot)
+            else:
+                corral.snapshots.delete(snapshot)
             output.line(snapshot)
 
 

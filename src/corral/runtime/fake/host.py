@@ -188,6 +188,19 @@ class FakeHost:
                 _signal(pids, signals.SIGCONT)
             return Copied(disk_bytes(box.tree.root), 0.0, box.spec.layers)
 
+    def snapshot_tree(self, name: str) -> Path:
+        """The folder that a snapshot is. Raises NoSuchSnapshot."""
+        return self._snapshot(name)
+
+    def new_snapshot(self, name: str) -> Path:
+        """An empty one, to be filled. Raises SnapshotExists."""
+        with self._lock:
+            if self._snapshots.joinpath(name).exists():
+                message = f"cannot make snapshot {name!r}: there is one already"
+                raise SnapshotExists(message)
+            self._snapshots.joinpath(name).mkdir(parents=True)
+            return self._snapshots / name
+
     def copy_snapshot(self, source: str, name: str) -> None:
         """Copy a snapshot. Raises NoSuchSnapshot, SnapshotExists."""
         with self._lock:

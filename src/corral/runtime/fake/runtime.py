@@ -21,6 +21,7 @@ from corral.runtime.contract import (
     Layer,
     Progress,
     Runtime,
+    SnapshotForm,
     Stream,
     TerminalSize,
     Usage,
@@ -29,6 +30,7 @@ from corral.runtime.fake import files, launch
 from corral.runtime.fake.guest import Execution, Watch
 from corral.runtime.fake.host import FakeBox, FakeHost, cpu_us, disk_bytes, processes, resident_bytes
 from corral.runtime.fake.streams import OutputStream, TcpStream
+from corral.runtime.rootfs import transfer
 
 #: The contract's pace of `follow`.
 PACE_S: Final = 0.02
@@ -86,6 +88,28 @@ class FakeRuntime(Runtime):
     async def snapshots(self) -> list[str]:
         await self._enter("snapshots")
         return await asyncio.to_thread(self.host.snapshots)
+
+    @property
+    def snapshot_form(self) -> SnapshotForm:
+        return SnapshotForm.TREE
+
+    async def send_snapshot(self, name: str, parent: str | None = None) -> AsyncIterator[bytes]:
+        await self._enter("send_snapshot")
+        tree = self.host.snapshot_tree(name)
+        stream = transfer.compressed(["tar", "--create", "--format=posix", "--sparse", "--directory", str(tree), "."])
+        async with contextlib.aclosing(stream):
+            async for piece in stream:
+                yield piece
+
+    async def receive_snapshot(self, name: str, streams: AsyncIterator[AsyncIterator[bytes]]) -> None:
+        await self._enter("receive_snapshot")
+        tree = self.host.new_snapshot(name)
+        try:
+            async for stream in streams:
+                await transfer.expand(stream, ["tar", "--extract", "--directory", str(tree)])
+        except BaseException:
+            self.host.forget_snapshot(name)
+            raise
 
     async def boxes(self) -> list[Box]:
         await self._enter("boxes")

@@ -36,6 +36,7 @@ from corral.runtime.contract import (
     Progress,
     Runtime,
     RuntimeFailure,
+    SnapshotForm,
     Stream,
     TerminalSize,
     Usage,
@@ -198,6 +199,17 @@ class OciRuntime(Runtime):
 
     async def snapshots(self) -> list[str]:
         return await asyncio.to_thread(self._host.snapshots.names)
+
+    @property
+    def snapshot_form(self) -> SnapshotForm:
+        return self._host.snapshots.form
+
+    def send_snapshot(self, name: str, parent: str | None = None) -> AsyncIterator[bytes]:
+        return self._host.snapshots.send(name, parent)
+
+    async def receive_snapshot(self, name: str, streams: AsyncIterator[AsyncIterator[bytes]]) -> None:
+        _check_id(name)
+        await self._host.snapshots.receive(name, streams)
 
     async def usage(self, box_id: str) -> Usage:
         living = self._living(box_id)

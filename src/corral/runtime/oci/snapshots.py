@@ -5,17 +5,23 @@ Owns the folder of marks of boxes that stand still. Must not know what is on a d
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from typing import TypeVar
 
 from corral.core.clock import Clock
 from corral.runtime.cgroup.layout import Layout
-from corral.runtime.contract import BoxGone, Copied, NoSuchSnapshot, SnapshotExists
-from corral.runtime.oci.faults import refused
+from corral.runtime.contract import BoxGone, Copied, NoSuchSnapshot, SnapshotExists, SnapshotForm
+from corral.runtime.oci.faults import refused, settled
 from corral.runtime.oci.record import Record
 from corral.runtime.oci.settings import Places
+from corral.runtime.rootfs import transfer
 from corral.runtime.rootfs.pool import DiskPool
 from corral.runtime.spool import ID_PATTERN
+
+T = TypeVar("T")
 
 
 class Snapshots:
@@ -70,6 +76,45 @@ class Snapshots:
             raise _exists(name) from error
         except OSError as error:
             raise refused(f"copy snapshot {source}", error.errno or 0, str(error)) from error
+
+    @property
+    def form(self) -> SnapshotForm:
+        """What they are as streams."""
+        return self._pool.form
+
+    async def send(self, name: str, parent: str | None) -> AsyncGenerator[bytes, None]:
+        """One as a stream; see the contract. Raises NoSuchSnapshot, HostUnfit."""
+        for each in (name, parent):
+            if each is not None:
+                self.require(each)
+        if parent is not None and not self.form.has_differences:
+            raise ValueError(f"a snapshot of form {self.form} cannot be sent beside a parent")
+        stream = transfer.compressed(self._pool.sender(name, parent))
+        async with contextlib.aclosing(stream):
+            async for piece in stream:
+                yield piece
+
+    async def receive(self, name: str, streams: AsyncIterator[AsyncIterator[bytes]]) -> None:
+        """One from streams; see the contract. Raises SnapshotExists, HostExhausted, HostUnfit."""
+        if (self._pool.snapshots / name).exists():
+            raise _exists(name)
+        whole = False
+        try:
+            async for stream in streams:
+                receiver = await self._on_disk(name, self._pool.begin_receiving)
+                await transfer.expand(stream, receiver)
+            whole = True
+        finally:
+            await self._on_disk(name, functools.partial(self._pool.end_receiving, whole=whole))
+
+    async def _on_disk(self, name: str, work: Callable[[str], T]) -> T:
+        """Run a part of `receive` on a thread, to its end; what the disk refuses as a failure of the contract."""
+        try:
+            return await settled(asyncio.to_thread(work, name))
+        except FileExistsError as error:
+            raise _exists(name) from error
+        except OSError as error:
+            raise refused(f"receive snapshot {name}", error.errno or 0, str(error)) from error
 
     def forget(self, name: str) -> None:
         """Remove one; one that is not there is fine. Raises HostUnfit."""

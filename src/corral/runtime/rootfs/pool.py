@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from corral.runtime.contract import GIB, MIB, HostExhausted, HostUnfit
+from corral.runtime.contract import GIB, MIB, HostExhausted, HostUnfit, SnapshotForm
 from corral.runtime.linux import btrfs, loop, mounts, syscalls
 from corral.runtime.rootfs.steps import MakeSubvolume, MountImage, Step
 
@@ -31,6 +31,7 @@ LAST_CHUNKS: Final = 2 * GIB + 512 * MIB
 SLACK: Final = 16 * MIB
 #: No id begins with a dot.
 SNAPSHOTS: Final = ".snapshots"
+RECEIVING: Final = ".receiving"
 PARTIAL: Final = ".new-"
 
 
@@ -89,6 +90,26 @@ class DiskPool(ABC):
     def copy_snapshot(self, source: str, snapshot: str) -> None:
         """Keep a snapshot under another name too. Raises FileNotFoundError, FileExistsError."""
 
+    @property
+    @abstractmethod
+    def form(self) -> SnapshotForm:
+        """What a snapshot of it is as a stream."""
+
+    @abstractmethod
+    def sender(self, snapshot: str, parent: str | None) -> list[str]:
+        """The program that writes a snapshot to its standard output, or the path of its file alone."""
+
+    @abstractmethod
+    def begin_receiving(self, snapshot: str) -> list[str]:
+        """The program that takes such a stream, which can be run again for the next one, or the path of a new file."""
+
+    @abstractmethod
+    def end_receiving(self, snapshot: str, *, whole: bool) -> None:
+        """Make the last that was received the snapshot if it is whole; drop everything else.
+
+        Raises FileExistsError, FileNotFoundError when nothing was received.
+        """
+
     @abstractmethod
     def delete_snapshot(self, snapshot: str) -> None:
         """Remove a snapshot; one that is not there is fine. Disks that began as it are their own."""
@@ -127,6 +148,8 @@ class BtrfsPool(DiskPool):
         self.snapshots.mkdir(mode=0o700, exist_ok=True)
         for partial in self.snapshots.glob(f"{PARTIAL}*"):
             self.delete_snapshot(partial.name)
+        for folder in (home / RECEIVING).glob("*"):
+            self._drop_received(folder)
         with _opened(home) as fd:
             self.simple_quotas = btrfs.enable_quotas(fd)
             btrfs.hide(fd)
@@ -234,6 +257,41 @@ class BtrfsPool(DiskPool):
         with _opened(self.home / name) as source, _opened(self.snapshots) as parent:
             btrfs.snapshot_subvolume(parent, snapshot, source, read_only=True)
 
+    @property
+    def form(self) -> SnapshotForm:
+        """The kernel's own."""
+        return SnapshotForm.BTRFS
+
+    def sender(self, snapshot: str, parent: str | None) -> list[str]:
+        """Of the subvolume."""
+        beside = [] if parent is None else ["-p", str(self.snapshots / parent)]
+        return ["btrfs", "send", "--quiet", *beside, str(self.snapshots / snapshot)]
+
+    def begin_receiving(self, snapshot: str) -> list[str]:
+        """Into a folder of its own, which the program cannot leave."""
+        folder = self.home / RECEIVING / snapshot
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return ["btrfs", "receive", "--quiet", "--chroot", "--max-errors", "1", str(folder)]
+
+    def end_receiving(self, snapshot: str, *, whole: bool) -> None:
+        """A read-only subvolume cannot be moved to another folder: copy it, and drop what was received."""
+        folder = self.home / RECEIVING / snapshot
+        try:
+            if whole:
+                newest = max(folder.iterdir(), key=_generation, default=None)
+                if newest is None:
+                    raise FileNotFoundError(errno.ENOENT, "nothing was received", str(folder))
+                self._copy(f"{RECEIVING}/{snapshot}/{newest.name}", snapshot)
+        finally:
+            self._drop_received(folder)
+
+    @staticmethod
+    def _drop_received(folder: Path) -> None:
+        for received in folder.glob("*"):
+            _delete_subvolume(folder, received.name)
+        with contextlib.suppress(FileNotFoundError):
+            folder.rmdir()
+
     def delete_snapshot(self, snapshot: str) -> None:
         """Delete the subvolume."""
         _delete_subvolume(self.snapshots, snapshot)
@@ -321,12 +379,42 @@ class ImagePool(DiskPool):
         """A second name of the file: nothing writes to it."""
         os.link(self.snapshots / source, self.snapshots / snapshot)
 
+    @property
+    def form(self) -> SnapshotForm:
+        """The file."""
+        return SnapshotForm.IMAGE
+
+    def sender(self, snapshot: str, parent: str | None) -> list[str]:
+        """The file."""
+        return [str(self.snapshots / snapshot)]
+
+    def begin_receiving(self, snapshot: str) -> list[str]:
+        """A file that is not complete, in the place of another one."""
+        partial = self.snapshots / f"{PARTIAL}{snapshot}"
+        partial.unlink(missing_ok=True)
+        return [str(partial)]
+
+    def end_receiving(self, snapshot: str, *, whole: bool) -> None:
+        """Give the file its name."""
+        partial = self.snapshots / f"{PARTIAL}{snapshot}"
+        try:
+            if whole:
+                os.link(partial, self.snapshots / snapshot)
+        finally:
+            partial.unlink(missing_ok=True)
+
     def delete_snapshot(self, snapshot: str) -> None:
         """Remove the file."""
         (self.snapshots / snapshot).unlink(missing_ok=True)
 
     def _image(self, name: str) -> Path:
         return self.data / "disks" / f"{name}.img"
+
+
+def _generation(subvolume: Path) -> int:
+    """Grows with each subvolume that is made."""
+    with _opened(subvolume) as fd:
+        return btrfs.subvolume_id(fd)
 
 
 def _delete_subvolume(folder: Path, name: str) -> None:

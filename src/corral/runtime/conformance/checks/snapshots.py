@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from corral.runtime.conformance.suite import Bench, Group, expect, expect_equal, raises
-from corral.runtime.contract import BoxGone, BoxSpec, NoSuchSnapshot, SnapshotExists
+from corral.runtime.contract import BoxGone, BoxSpec, HostUnfit, NoSuchSnapshot, SnapshotExists
 
 GROUP = Group()
 
@@ -183,3 +183,75 @@ async def a_snapshot_is_kept_under_two_names(bench: Bench) -> None:
         expect_equal((await bench.sh(copy, "cat ~/file")).text, "kept", "the file")
     finally:
         await bench.runtime.forget_snapshot(second)
+
+
+async def _sent(bench: Bench, *names: tuple[str, str | None]) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Streams of snapshots, each with its parent, as another machine would have kept them."""
+    for name, parent in names:
+        pieces = [piece async for piece in bench.runtime.send_snapshot(name, parent)]
+        yield _again(pieces)
+
+
+async def _again(pieces: list[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
+@GROUP.check
+async def a_snapshot_that_was_sent_is_the_same_where_it_is_received(bench: Bench) -> None:
+    """What `send_snapshot` gives makes, in another pool too, a snapshot of the same files, from differences too."""
+    box, received = await bench.box(), bench.new_id("snp")
+    expect_equal((await bench.sh(box, _MAKE)).result.exit_code, 0, "making the tree")
+    async with snapshot_of(bench, box) as first:
+        await bench.sh(
+            box, "cd ~/tree; echo more >> 'odd name'; rm soft; mv big deep/; head -c 100000 /dev/urandom > new"
+        )
+        async with snapshot_of(bench, box) as second:
+            listed = (await bench.sh(box, _LIST.replace("big", "deep/big"))).text
+            chain: list[tuple[str, str | None]] = [(second, None)]
+            if bench.runtime.snapshot_form.has_differences:
+                chain = [(first, None), (second, first)]
+            try:
+                await bench.runtime.receive_snapshot(received, _sent(bench, *chain))
+                with raises(SnapshotExists, "a name that is taken"):
+                    await bench.runtime.receive_snapshot(received, _sent(bench, *chain))
+                copy = (await bench.runtime.create(beginning_as(bench, received))).id
+                said = (await bench.sh(copy, _LIST.replace("big", "deep/big"))).text
+                expect_equal(said, listed, "the tree in the copy")
+            finally:
+                await bench.runtime.forget_snapshot(received)
+
+
+@GROUP.check
+async def a_stream_that_breaks_off_makes_no_snapshot(bench: Bench) -> None:
+    """A stream that is cut or fails leaves nothing; a snapshot of no name is not sent."""
+    name = bench.new_id("snp")
+    with raises(NoSuchSnapshot, "send what is not there"):
+        async for _ in bench.runtime.send_snapshot(name):
+            pass
+    box = await bench.box()
+    await bench.sh(box, "head -c 3000000 /dev/urandom > ~/file")
+
+    async def cut(source: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        whole = b"".join([piece async for piece in bench.runtime.send_snapshot(source)])
+        yield _again([whole[: len(whole) // 2]])
+
+    async def broken() -> AsyncIterator[AsyncIterator[bytes]]:
+        yield _failing()
+
+    async with snapshot_of(bench, box) as source:
+        with raises(HostUnfit, "receive half of a stream"):
+            await bench.runtime.receive_snapshot(name, cut(source))
+        try:
+            await bench.runtime.receive_snapshot(name, broken())
+        except ConnectionError as error:
+            expect("gone" in str(error), "what the stream raises is raised")
+        else:
+            expect(False, "a stream that cannot be read is an error")
+    expect(name not in await bench.runtime.snapshots(), "there is none")
+
+
+async def _failing() -> AsyncIterator[bytes]:
+    yield b""
+    message = "the other side is gone"
+    raise ConnectionError(message)
