@@ -1,90 +1,68 @@
-"""Building a stock image: mmdebstrap for the packages, pip for the pinned wheels, `finish` for the rest.
+"""Building a stock image: what it is built on, its wheels, and the assembly of its tree in namespaces of its own.
 
-Owns the order of the build, its checks of the host and its progress. Must not leave anything of a build that failed.
+Owns the order of the build and its checks of the host. Must not leave anything of a build that failed.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
 from corral.core import errors
 from corral.core.clock import SystemClock
-from corral.images import finish, mirrors, record, store
+from corral.images import assembly, mirrors, record, stock, store
 from corral.images.archives import layout, unpack
-from corral.images.archives.model import Task
-from corral.images.stock import SKELETON, Flavour
+from corral.images.archives.model import LayerFacts, Task
+from corral.images.packages import Report, Step
+from corral.images.stock import Flavour
 from corral.images.store import ImageStore, Stored
 
-#: The tree, mmdebstrap's downloads beside it, and the wheels, at their largest.
+#: The tree, apt's downloads beside it, and the wheels, at their largest.
 SPACE_NEEDED: Final = 3 * 1024**3
 
-_KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _PROGRAMS: Final = ("mmdebstrap", "unshare", "setpriv", "chroot")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Where a build is. `done` of `total` packages, both 0 when the step cannot be counted."""
-
-    text: str
-    done: int = 0
-    total: int = 0
-
-
-Report = Callable[[Step], None]
 
 
 def build(
     images: ImageStore, flavour: Flavour, report: Report, *, force: bool = False, mirror: str | None = None
 ) -> Stored:
-    """Build the flavour unless its current image came from the same recipe; `force` builds it anyway.
+    """Build the flavour, after the one that it is a layer on, unless its current image came from the same recipe.
 
-    `mirror` is the address of a Debian mirror for hosts that have none configured. Raises Unavailable, Exhausted.
+    `force` builds it anyway, on the base that is there. `mirror` is the address of a Debian mirror for hosts that have
+    none configured. Raises Unavailable, Exhausted.
     """
-    recipe = flavour.recipe()
-    if not force and (found := _fresh(images, flavour, recipe)):
+    if not force and (found := fresh(images, flavour)):
         return found
     check_host(images.root)
+    base = None
+    if flavour.base is not None:
+        below = stock.flavour(flavour.base)
+        base = build(images, below, lambda step: report(_of(below, step)), mirror=mirror)
     with images.building(flavour.name, lambda: report(Step("waiting for another build"))) as folder:
         # Another process may have built it while this one waited for the lock.
-        if not force and (found := _fresh(images, flavour, recipe)):
+        if not force and (found := fresh(images, flavour)):
             return found
         layer = folder / "layer"
         layer.mkdir()
-        rootfs = layer / store.ROOTFS
-        sources = mirrors.of_host(flavour.suite, mirror)
-        wheels = _fetch_wheels(folder, flavour, report)
-        _bootstrap(rootfs, flavour, sources, report, images.home(flavour.name) / "build.log")
-        finish.finish(rootfs, flavour, wheels, sources, lambda text: report(Step(text)))
-        shutil.rmtree(wheels)
+        packages = _assemble(layer, flavour, base, _Around(mirror, images.home(flavour.name) / "build.log", report))
         report(Step("computing the digest"))
-        facts = unpack.split(rootfs, layer, Task(f"cannot build image {flavour.name}"))
-        packages = installed_packages(rootfs)
+        facts = unpack.split(layer / store.ROOTFS, layer, Task(f"cannot build image {flavour.name}"))
         images.add_layer(layer, facts)
-        now_ms = SystemClock().now_ms()
-        created = record.rfc3339(datetime.fromtimestamp(now_ms / 1000, tz=UTC))
-        env = [f"{name}={value}" for name, value in flavour.env.items()]
-        manifest = record.Manifest(
-            config=layout.config_of([facts.diff_id], created, {"Env": env}),
-            layers=(facts.diff_id,),
-            created_ms=now_ms,
-            size=facts.size,
-            files=facts.files,
-            origin="built on this host",
-            user=flavour.user,
-            recipe=recipe,
-            packages=packages,
-        )
-        return images.put(flavour.name, manifest)
+        return images.put(flavour.name, _manifest(flavour, facts, packages, base))
+
+
+def fresh(images: ImageStore, flavour: Flavour) -> Stored | None:
+    """The image of this flavour that came from the same recipe; None when it has to be built."""
+    found = images.current(flavour.name)
+    return found if found and found.manifest.recipe == flavour.recipe() else None
 
 
 def check_host(root: Path) -> None:
@@ -100,60 +78,82 @@ def check_host(root: Path) -> None:
         raise errors.Exhausted(message)
 
 
-def installed_packages(rootfs: Path) -> dict[str, str]:
-    """Name -> version of Debian's packages in the tree, read from dpkg's status file."""
-    found = {}
-    for stanza in (rootfs / "var/lib/dpkg/status").read_text().split("\n\n"):
-        fields = dict(re.findall(r"^(Package|Version): (.+)$", stanza, re.MULTILINE))
-        if fields:
-            found[fields["Package"]] = fields["Version"]
-    return found
+def _of(flavour: Flavour, step: Step) -> Step:
+    return Step(f"{flavour.name}: {step.text}" if ": " not in step.text else step.text, step.done, step.total)
 
 
-class Progress:
-    """Turns mmdebstrap's output, line by line, into steps."""
-
-    _PHASES: Final = {
-        "I: running apt-get update": "reading package lists",
-        "I: downloading packages": "fetching packages of the base system",
-        "I: extracting archives": "unpacking the base system",
-        "I: installing essential": "setting up the base system",
-        "I: installing remaining": "installing packages",
-        "I: cleaning": "cleaning up",
-    }
-    _NEW: Final = re.compile(r"\d+ upgraded, (\d+) newly installed")
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._phase = ""
-        self._total = 0
-        self._done = 0
-        self._failing = ""
-        self.errors: list[str] = []
-
-    def feed(self, line: str) -> None:
-        """Take one line of output."""
-        for start, phase in self._PHASES.items():
-            if line.startswith(start):
-                self._phase, self._done, self._total = phase, 0, 0
-                self._report(Step(phase))
-        if found := self._NEW.search(line):
-            self._total = int(found[1])
-        # Each package is fetched, unpacked and set up.
-        if line.startswith(("Get:", "Unpacking ", "Setting up ")):
-            self._done += 1
-            self._report(Step(self._phase, self._done, 3 * self._total))
-        if line.startswith(("E: ", "dpkg: error")):
-            self.errors.append(line.removeprefix("E: "))
-        elif self._failing and line.startswith("  "):
-            self.errors.append(f"{self._failing}: {line.strip()}")
-        # apt tells the cause on the line after the address.
-        self._failing = line.partition(" ")[2] if line.startswith("Err:") else ""
+def _manifest(
+    flavour: Flavour, facts: LayerFacts, packages: Mapping[str, str], base: Stored | None
+) -> record.Manifest:
+    """What is to be known of the image whose highest layer has these facts."""
+    now_ms = SystemClock().now_ms()
+    created = record.rfc3339(datetime.fromtimestamp(now_ms / 1000, tz=UTC))
+    env = [f"{name}={value}" for name, value in flavour.env.items()]
+    layers = (*(base.manifest.layers if base else ()), facts.diff_id)
+    return record.Manifest(
+        config=layout.config_of(layers, created, {"Env": env}),
+        layers=layers,
+        created_ms=now_ms,
+        size=facts.size + (base.manifest.size if base else 0),
+        files=facts.files + (base.manifest.files if base else 0),
+        origin="built on this host",
+        user=flavour.user,
+        recipe=flavour.recipe(),
+        packages=packages,
+    )
 
 
-def _fresh(images: ImageStore, flavour: Flavour, recipe: str) -> Stored | None:
-    found = images.current(flavour.name)
-    return found if found and found.manifest.recipe == recipe else None
+@dataclass(frozen=True, slots=True)
+class _Around:
+    mirror: str | None
+    log: Path
+    report: Report
+
+
+def _assemble(folder: Path, flavour: Flavour, base: Stored | None, around: _Around) -> dict[str, str]:
+    """Make the flavour's tree, or its layer on `base`, in `folder`. Returns the packages of all of it."""
+    sources = mirrors.of_host(flavour.suite, around.mirror)
+    wheels = _fetch_wheels(folder, flavour, around.report)
+    job = assembly.Job(
+        flavour=flavour,
+        lowers=tuple(str(layer.path) for layer in base.layers) if base else (),
+        sources=tuple(sources),
+        options=mirrors.acquire_options(),
+        wheels=str(wheels),
+        log=str(around.log),
+    )
+    packages = _run_apart(folder, job, around.report)
+    shutil.rmtree(wheels)
+    return packages
+
+
+def _run_apart(folder: Path, job: assembly.Job, report: Report) -> dict[str, str]:
+    """Run the assembly in namespaces of its own, and pass on what it tells."""
+    (folder / assembly.JOB).write_text(json.dumps(job.pack()))
+    argv = [
+        # A build that is killed takes all its children along: they die with their process 1, and so do their mounts.
+        *("setpriv", "--pdeathsig", "KILL"),
+        *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+        *(sys.executable, "-m", assembly.__name__, str(folder)),
+    ]
+    packages: dict[str, str] | None = None
+    refusal: errors.CorralError = errors.Internal(f"cannot build image {job.flavour.name}: its assembly was killed")
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            for line in child.stdout or ():
+                match json.loads(line):
+                    case {"step": [text, done, total]}:
+                        report(Step(text, done, total))
+                    case {"made": listed}:
+                        packages = listed
+                    case {"refused": message}:
+                        refusal = errors.Unavailable(message)
+        except BaseException:
+            child.kill()
+            raise
+    if child.returncode or packages is None:
+        raise refusal
+    return packages
 
 
 def _fetch_wheels(folder: Path, flavour: Flavour, report: Report) -> Path:
@@ -174,51 +174,3 @@ def _fetch_wheels(folder: Path, flavour: Flavour, report: Report) -> Path:
         message = f"cannot fetch wheels for image {flavour.name}: {cause}"
         raise errors.Unavailable(message, remedy="see that `pip download pip` works on this host")
     return target
-
-
-def _bootstrap(rootfs: Path, flavour: Flavour, sources: Sequence[str], report: Report, log_file: Path) -> None:
-    """Unpack Debian with the flavour's packages at `rootfs`."""
-    options = rootfs.with_name("apt.conf")
-    options.write_text(mirrors.acquire_options() + 'Acquire::Languages "none";\n')
-    progress = Progress(report)
-    with log_file.open("w") as log:
-        argv = _mmdebstrap(rootfs, flavour, sources, options)
-        code = _run(argv, log, progress)
-    if code:
-        cause = "; ".join(progress.errors[:1]) or f"mmdebstrap ended with {code}"
-        message = f"cannot build image {flavour.name}: {cause}"
-        raise errors.Unavailable(message, remedy=f"see {log_file}, and that `apt-get update` works on this host")
-    options.unlink()
-
-
-def _mmdebstrap(rootfs: Path, flavour: Flavour, sources: Iterable[str], options: Path) -> list[str]:
-    keyring = [f"--keyring={_KEYRING}"] if _KEYRING.exists() else []
-    return [
-        # A build that is killed takes all its children along: they die with their process 1, and so do their mounts.
-        *("setpriv", "--pdeathsig", "KILL"),
-        *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
-        *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--verbose"),
-        *keyring,
-        f"--dpkgopt={SKELETON / 'etc/dpkg/dpkg.cfg.d/corral'}",
-        f"--aptopt={options}",
-        *([f"--include={','.join(flavour.packages)}"] if flavour.packages else []),
-        flavour.suite,
-        str(rootfs),
-        *sources,
-    ]
-
-
-def _run(argv: Sequence[str], log: TextIO, progress: Progress) -> int:
-    """Run mmdebstrap, following its output; kill it when the caller is interrupted."""
-    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
-    with subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
-    ) as child:
-        try:
-            for line in child.stdout or ():
-                log.write(line)
-                progress.feed(line.rstrip("\n"))
-        except BaseException:
-            child.kill()
-            raise
-    return child.returncode

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from corral.core import errors
-from corral.images import certificates, stock
+from corral.images import certificates
+from corral.images.pins import Wheel
 from corral.images.stock import Flavour
 
 #: Programs of the Node.js distribution that are links in its tarball; a wheel cannot hold links.
@@ -30,6 +31,9 @@ _NODE_LINKS: Final = {
 _NODE_FOREIGN: Final = "include/node/openssl/archs/"
 _NODE_ARCHES: Final = ("linux-x86_64", "linux-aarch64")
 
+#: Where node-gyp and others keep what they fetched, in a home.
+_CACHE: Final = ".cache"
+
 #: npm's built-in settings, below the user's own: no calls to the registry but those that were asked for.
 _NPMRC: Final = "audit=false\nfund=false\nupdate-notifier=false\n"
 
@@ -39,8 +43,8 @@ _EPOCH: Final = 1_577_836_800
 #: Made by the build and of use to nobody afterwards; or true of this host only.
 _LEFTOVERS: Final = (
     "etc/apt/apt.conf.d/99mmdebstrap", "etc/apt/sources.list", "etc/dpkg/dpkg.cfg.d/99mmdebstrap", "etc/resolv.conf",
-    "etc/hostname", "var/cache/apt", "var/cache/debconf", "var/lib/apt/lists", "var/log", "dev", "proc", "sys", "run",
-    "tmp",
+    "etc/hostname", "etc/machine-id", "etc/hosts", "var/cache/apt", "var/cache/debconf", "var/lib/apt/lists",
+    "var/log", "dev", "proc", "sys", "run", "tmp",
 )  # fmt: skip
 _EMPTY: Final = {
     "var/cache/apt/archives/partial": 0o755, "var/cache/debconf": 0o755, "var/lib/apt/lists/partial": 0o755,
@@ -53,23 +57,32 @@ Report = Callable[[str], None]
 def finish(rootfs: Path, flavour: Flavour, wheels: Path, mirrors: Sequence[str], report: Report) -> None:
     """Turn the base system at `rootfs` into the flavour's image; `wheels` holds the files that its recipe pins."""
     report("laying out files")
-    lay_skeleton(rootfs)
-    _write_sources(rootfs, mirrors)
-    _trust(rootfs)
+    lay_skeletons(rootfs, flavour)
+    if flavour.base is None:
+        _write_sources(rootfs, mirrors)
+        _trust(rootfs)
     if flavour.node is not None:
         report("unpacking Node.js")
         unpack_node(rootfs, wheel_file(wheels, flavour.node))
-    _make_user(rootfs, flavour)
+    if flavour.base is None:
+        _make_user(rootfs, flavour)
+    elif flavour.node is not None:
+        _share_node_headers(rootfs, flavour)
+    for group in flavour.groups:
+        _chroot(rootfs, "usermod", "--append", "--groups", group, flavour.user.name)
     if flavour.wheels:
         report("installing pip and uv")
         _install_wheels(rootfs, [wheel_file(wheels, wheel) for wheel in flavour.wheels])
-    _tidy(rootfs)
+    for name in flavour.without:
+        shutil.rmtree(rootfs / name)
+    for name, target in flavour.links.items():
+        (rootfs / name).symlink_to(target)
 
 
-def lay_skeleton(rootfs: Path) -> None:
-    """Copy the skeleton over the tree, owned by root, writable by nobody else."""
-    for source in stock.skeleton_files():
-        target = rootfs / source.relative_to(stock.SKELETON)
+def lay_skeletons(rootfs: Path, flavour: Flavour) -> None:
+    """Copy the flavour's skeletons over the tree, owned by root, writable by nobody else."""
+    for source, name in flavour.skeleton_files():
+        target = rootfs / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
         executable = source.stat().st_mode & stat.S_IXUSR
@@ -99,7 +112,7 @@ def unpack_node(rootfs: Path, wheel: Path) -> None:
     _cache_node_headers(rootfs)
 
 
-def wheel_file(folder: Path, wheel: stock.Wheel) -> Path:
+def wheel_file(folder: Path, wheel: Wheel) -> Path:
     """The file of this wheel in `folder`. Raises Internal when pip reported success without fetching it."""
     stem = f"{wheel.name.replace('-', '_')}-{wheel.version}-"
     for path in sorted(folder.glob("*.whl")):
@@ -116,10 +129,20 @@ def _cache_node_headers(rootfs: Path) -> None:
     layout = json.loads((packages / "node-gyp/package.json").read_text())["installVersion"]
     defines = (prefix / "include/node/node_version.h").read_text()
     parts = dict(re.findall(r"^#define NODE_(MAJOR|MINOR|PATCH)_VERSION (\d+)$", defines, re.MULTILINE))
-    cache = rootfs / "etc/skel/.cache/node-gyp" / f"{parts['MAJOR']}.{parts['MINOR']}.{parts['PATCH']}"
+    cache = rootfs / "etc/skel" / _CACHE / "node-gyp" / f"{parts['MAJOR']}.{parts['MINOR']}.{parts['PATCH']}"
     cache.mkdir(parents=True)
     (cache / "include").symlink_to("/usr/local/include")
     (cache / "installVersion").write_text(f"{layout}\n")
+
+
+def _share_node_headers(rootfs: Path, flavour: Flavour) -> None:
+    """Give them to homes that are there already."""
+    user, home = flavour.user, rootfs / flavour.user.home.lstrip("/")
+    for folder, uid, gid in ((home, user.uid, user.gid), (rootfs / "root", 0, 0)):
+        cache = folder / _CACHE
+        shutil.copytree(rootfs / "etc/skel" / _CACHE, cache, symlinks=True, dirs_exist_ok=True)
+        for path in (cache, *cache.rglob("*")):
+            os.lchown(path, uid, gid)
 
 
 def _wanted(name: str) -> bool:
@@ -179,19 +202,25 @@ def _install_wheels(rootfs: Path, files: Sequence[Path]) -> None:
     _chroot(rootfs, "python3", "-m", "compileall", "-q", "-j", "0", f"/{packages.relative_to(rootfs)}")
 
 
-def _tidy(rootfs: Path) -> None:
-    for name in _LEFTOVERS:
-        path = rootfs / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+def tidy(rootfs: Path) -> None:
+    """Take out of a whole tree what is of use to nobody."""
+    tidy_layer(rootfs)
     for name, mode in _EMPTY.items():
         (rootfs / name).mkdir(parents=True, exist_ok=True)
         (rootfs / name).chmod(mode)
     # An empty file asks for a new id at first boot; a shared one would give all boxes the same.
     (rootfs / "etc/machine-id").write_text("")
     (rootfs / "etc/hosts").write_text("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+
+
+def tidy_layer(upper: Path) -> None:
+    """The same for what a layer holds by itself: where it has nothing, the tidy tree below it shows."""
+    for name in _LEFTOVERS:
+        path = upper / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _chroot(rootfs: Path, *argv: str) -> None:

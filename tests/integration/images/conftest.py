@@ -16,7 +16,8 @@ from corral.images.store import ImageStore, Stored
 
 IMAGES = Path(os.environ.get("CORRAL_IMAGES", Settings().images))
 
-#: Runs in namespaces of its own, so that mounts and processes end with the command. $1 scratch, $2 rootfs, $3 user.
+#: Runs in namespaces of its own, so that mounts and processes end with the command.
+#: $1 scratch, $2 layers, the highest first, $3 user.
 ENTER = """
 set -e
 mount -t tmpfs tmpfs "$1"
@@ -45,7 +46,17 @@ class Tree:
         home = "/root" if user.startswith("root") else "/home/user"
         env = {**self.stored.manifest.env, "HOME": home, "USER": user.partition(":")[0]}
         return subprocess.run(
-            [*NAMESPACES, "sh", "-c", ENTER, "sh", str(self.scratch), str(self.stored.rootfs), user, *argv],
+            [
+                *NAMESPACES,
+                "sh",
+                "-c",
+                ENTER,
+                "sh",
+                str(self.scratch),
+                ":".join(str(layer.path) for layer in reversed(self.stored.layers)),
+                user,
+                *argv,
+            ],
             env=env,
             capture_output=True,
             text=True,

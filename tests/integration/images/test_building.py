@@ -16,7 +16,7 @@ from corral.core import errors
 from corral.images import build, stock, store
 from corral.images.archives import unpack
 from corral.images.archives.model import Task
-from corral.images.build import Step
+from corral.images.packages import Step
 from corral.images.store import ImageStore
 from tests.integration.images.conftest import IMAGES
 
@@ -107,4 +107,6 @@ def test_the_command_lists_images_as_json(default_image: store.Stored) -> None:
 def test_the_command_refuses_an_unknown_recipe_in_one_line(tmp_path: Path) -> None:
     done = corral("build", "arch", "--images", str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "corral: cannot build image arch: there is no such recipe, there are debian-12\n"
+    assert done.stderr == (
+        f"corral: cannot build image arch: there is no such recipe, there are {', '.join(sorted(stock.FLAVOURS))}\n"
+    )

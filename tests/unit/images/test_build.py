@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from corral.core import errors
-from corral.images import build
-from corral.images.build import Progress, Step
+from corral.images import build, packages
+from corral.images.packages import Progress, Step
 
 OUTPUT = """\
 I: running apt-get update...
@@ -64,4 +64,4 @@ def test_installed_packages_come_from_dpkgs_status(tmp_path: Path) -> None:
         "Package: bash\nStatus: install ok installed\nVersion: 5.2-1\n\n"
         "Package: jq\nVersion: 1.6-2\nDescription: a\n b\n"
     )
-    assert build.installed_packages(tmp_path) == {"bash": "5.2-1", "jq": "1.6-2"}
+    assert packages.installed(tmp_path) == {"bash": "5.2-1", "jq": "1.6-2"}

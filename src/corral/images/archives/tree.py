@@ -21,6 +21,7 @@ _OPAQUE_MARK: Final = b".wh..wh..opq"
 #: Other marks that begin so are notes of an old union filesystem to itself.
 _NOTES: Final = b".wh..wh."
 _OPAQUE: Final = "trusted.overlay.opaque"
+_NOTED: Final = "trusted.overlay."
 
 
 @dataclass(slots=True)
@@ -61,6 +62,26 @@ def settle(root: Path, where: str, task: Task) -> Facts:
         raise task.invalid(f"{where}: {_shown(name)}: {problem.strerror}") from None
 
 
+def write_marks(root: Path) -> None:
+    """The reverse: have an overlay's own folder say "X is removed" as OCI does, and forget what else overlays note.
+
+    For a tree that was made on this host, with nobody else in it.
+    """
+    _forget(os.fsencode(root))
+    for folder in _folders(os.fsencode(root)):
+        times = os.lstat(folder)
+        for entry in list(os.scandir(folder)):
+            if _is_removal(entry.stat(follow_symlinks=False)):
+                os.unlink(entry.path)  # noqa: PTH108 - bytes
+                _touch(folder, _MARK + entry.name)
+            else:
+                _forget(entry.path)
+        if _OPAQUE in os.listxattr(folder, follow_symlinks=False):
+            _touch(folder, _OPAQUE_MARK)
+            os.removexattr(folder, _OPAQUE, follow_symlinks=False)
+        os.utime(folder, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
 def survey(root: Path, where: str, task: Task) -> Facts:
     """What the tree is now. Raises errors.Invalid that names the entry which no layer may have."""
     base = os.fsencode(root)
@@ -82,6 +103,23 @@ def allowed(facts: os.stat_result) -> bool:
     if stat.S_ISBLK(facts.st_mode):
         return False
     return not stat.S_ISCHR(facts.st_mode) or facts.st_rdev == 0
+
+
+def _is_removal(facts: os.stat_result) -> bool:
+    return stat.S_ISCHR(facts.st_mode) and facts.st_rdev == 0
+
+
+def _touch(folder: bytes, name: bytes) -> None:
+    path = os.path.join(folder, name)  # noqa: PTH118 - bytes
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+    os.utime(path, ns=(0, 0))
+
+
+def _forget(path: bytes) -> None:
+    """Remove what an overlay wrote down for itself, such as where a file was copied from."""
+    for name in os.listxattr(path, follow_symlinks=False):
+        if name.startswith(_NOTED) and name != _OPAQUE:
+            os.removexattr(path, name, follow_symlinks=False)
 
 
 def _turn_marks(folder: bytes, base: bytes, where: str, task: Task) -> None:

@@ -77,8 +77,11 @@ def kept_file(kept: str) -> str:
 
 
 def split(root: Path, folder: Path, task: Task) -> LayerFacts:
-    """Archive a tree that is no archive's yet: what `unpack` would have left of it. `root` is `folder/tree`."""
-    facts = tree.survey(root, "tree", task)
+    """Archive a tree that is no archive's yet: what `unpack` would have left of it. `root` is `folder/tree`.
+
+    It may have been an overlay's upper folder, with removals.
+    """
+    tree.write_marks(root)
     argv = ["tar", "--create", "--file=-", "--sort=name", "--format=pax", "--numeric-owner", *_attributes(), "."]
     # Without the id of the process and times of access, the same tree always makes the same archive.
     argv.insert(1, "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime")
@@ -90,6 +93,7 @@ def split(root: Path, folder: Path, task: Task) -> LayerFacts:
         diff_id = _pump(_stdout(packer), (splitter.input,), "tree", task)
         _judge(packer, complaints, "tree", task)
         splitter.finish()
+    facts = tree.settle(root, "tree", task)
     return LayerFacts(diff_id, facts.size, facts.files, facts.surface, "split", _digest(folder / SPLIT))
 
 
