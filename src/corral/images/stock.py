@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from corral.core import errors
-from corral.images import pins
+from corral.images import official, pins
 from corral.images.pins import Wheel
 from corral.runtime.contract import User
 
@@ -126,6 +126,8 @@ _ENV: Final[Mapping[str, str]] = {
     # An interpreter that uv would fetch comes from a site that many networks do not reach, after minutes of trying.
     "UV_PYTHON_DOWNLOADS": "never",
 }
+# A box is a sandbox already: a step of a build needs no other than a changed root.
+_BUILDER_ENV: Final = {**_ENV, "BUILDAH_ISOLATION": "chroot"}
 # What the packages leave out already, said again for whoever looks at the environment.
 _PYTHON_ENV: Final = {**_ENV, "PIP_BREAK_SYSTEM_PACKAGES": "1", "UV_BREAK_SYSTEM_PACKAGES": "1"}
 # Scripts of such images name the interpreter by its whole path.
@@ -133,19 +135,34 @@ _PYTHON_LINKS: Final = {"usr/local/bin/python": "/usr/bin/python3", "usr/local/b
 
 
 def _stock() -> Iterator[Flavour]:
-    full = (*_PYTHON, *_TOOLS, *_COMPILERS)
-    yield Flavour(DEFAULT, "bookworm", full, wheels=pins.PYTHON, node=pins.NODE_24, env=_ENV)
-    slim = (*_PYTHON, *_SLIM)
+    slim, full = (*_PYTHON, *_SLIM), (*_TOOLS, *_COMPILERS)
+    yield Flavour(DEFAULT, "bookworm", (*_PYTHON, *full), wheels=pins.PYTHON, node=pins.NODE_24, env=_ENV)
+    yield Flavour("debian-12-slim", "bookworm", slim, wheels=pins.PYTHON, env=_ENV)
     yield Flavour("debian-13-slim", "trixie", slim, wheels=pins.PYTHON, env=_ENV)
-    yield _on("debian-13-slim", "debian-13", (*_TOOLS, *_COMPILERS), node=pins.NODE_24)
-    chroot = {**_ENV, "BUILDAH_ISOLATION": "chroot"}
-    yield _on("debian-13-slim", "builder", _BUILDER, skeletons=("builder",), without=_BUILDER_WITHOUT, env=chroot)
-    yield _on("debian-13", "docker", _DOCKER, skeletons=("docker",), groups=("docker",))
+    layers = [
+        _layer("debian-13", "debian-13-slim", full, node=pins.NODE_24),
+        _layer(
+            "builder", "debian-13-slim", _BUILDER, skeletons=("builder",), without=_BUILDER_WITHOUT, env=_BUILDER_ENV
+        ),
+        _layer("docker", "debian-13", _DOCKER, skeletons=("docker",), groups=("docker",)),
+    ]
+    for version, debian in (("3.11", "debian-12"), ("3.13", "debian-13")):
+        python: dict[str, Any] = {"links": _PYTHON_LINKS, "env": _PYTHON_ENV}
+        layers += [
+            _layer(f"python-{version}-slim", f"{debian}-slim", ("python3-dev",), **python),
+            _layer(f"python-{version}", debian, (), **python),
+        ]
+    for major, node in pins.NODES.items():
+        layers += [
+            _layer(f"node-{major}-slim", "debian-13-slim", (), node=node),
+            _layer(f"node-{major}", f"node-{major}-slim", full),
+        ]
+    yield from layers
 
 
-def _on(base: str, name: str, packages: tuple[str, ...], **more: Any) -> Flavour:
-    """A layer on one of Debian 13."""
-    return Flavour(name, "trixie", packages, **{"base": base, "skeletons": (), "env": _ENV, **more})
+def _layer(name: str, base: str, packages: tuple[str, ...], **more: Any) -> Flavour:
+    suite = "bookworm" if base.startswith("debian-12") else "trixie"
+    return Flavour(name, suite, packages, base, **{"skeletons": (), "env": _ENV, **more})
 
 
 FLAVOURS: Final[Mapping[str, Flavour]] = {flavour.name: flavour for flavour in _stock()}
@@ -164,3 +181,9 @@ def flavour(name: str) -> Flavour:
     except KeyError:
         message = f"cannot build image {name}: there is no such recipe, there are {', '.join(sorted(FLAVOURS))}"
         raise errors.NotFound(message) from None
+
+
+def flavour_of(reference: str) -> str | None:
+    """The flavour that stands for an image of the registries, as `python:3.11-slim`; None when there is none."""
+    found = official.flavour_of(reference)
+    return found if found in FLAVOURS else None
