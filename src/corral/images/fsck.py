@@ -174,7 +174,7 @@ def _wrong_with_name(store: ImageStore, name: str, broken: dict[Path, str]) -> s
         text = store.name_file(name).read_text()
         target = alias_in(text)
         if target is not None:
-            meant = (name, stock.ALIASES.get(target, target))
+            meant = (name, stock.flavour_of(target) or target)
             return "" if any(map(store.current, meant)) else f"{name}: there is no {target}"
         layers = Manifest.from_json(text).layers
     except (OSError, ValueError, KeyError, TypeError) as problem:

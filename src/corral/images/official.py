@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-#: Whose names are the plain ones.
-_HUB: Final = "docker.io"
+from corral.core import errors
+from corral.images import names
 
 _SUITES: Final = {
     "bookworm": "12", "12": "12", "oldstable": "12",
@@ -36,10 +36,12 @@ def flavour_of(reference: str) -> str | None:
 
     A reference by digest asks for those very bytes, which no flavour has.
     """
-    plain = reference.removeprefix(f"{_HUB}/").removeprefix("library/")
-    name, colon, tag = plain.partition(":")
+    try:
+        name, _, tag = names.normal(reference).partition(":")
+    except errors.Invalid:
+        return None
     reader = _READERS.get(name)
-    if reader is None or "@" in plain or (colon and not tag):
+    if reader is None or "@" in tag:
         return None
     parts = (tag or "latest").split("-")
     slim = _SLIM in parts

@@ -190,7 +190,7 @@ class Images:
 
     def _find(self, wanted: str, depth: int = 0) -> ImageInfo | None:
         meant = names.candidates(wanted)
-        other_words = [stock.ALIASES[name] for name in meant if name in stock.ALIASES]
+        other_words = [flavour for name in meant if (flavour := stock.flavour_of(name)) is not None]
         for candidate in (*meant, *other_words):
             found = self._look(candidate)
             if isinstance(found, str):
@@ -289,7 +289,7 @@ class Images:
 
     def _missing(self, name: str, verb: str = "use") -> errors.NotFound:
         there = ", ".join(self.names()) or "none"
-        flavour = stock.ALIASES.get(name, name)
+        flavour = stock.flavour_of(name) or name
         hint = f"; build it with: corral image build {flavour}" if flavour in stock.FLAVOURS else ""
         return errors.NotFound(f"cannot {verb} image {name!r}: it is not on this host (there: {there}){hint}")
 

@@ -167,12 +167,6 @@ def _layer(name: str, base: str, packages: tuple[str, ...], **more: Any) -> Flav
 
 FLAVOURS: Final[Mapping[str, Flavour]] = {flavour.name: flavour for flavour in _stock()}
 
-#: Other words for stock images: what registries call the same systems. A name that was imported or pulled goes first.
-ALIASES: Final[Mapping[str, str]] = {
-    "debian:bookworm": DEFAULT,
-    "debian:12": DEFAULT,
-}
-
 
 def flavour(name: str) -> Flavour:
     """The recipe of this name. Raises NotFound with the names that exist."""
@@ -184,6 +178,9 @@ def flavour(name: str) -> Flavour:
 
 
 def flavour_of(reference: str) -> str | None:
-    """The flavour that stands for an image of the registries, as `python:3.11-slim`; None when there is none."""
+    """The flavour that stands for an image of the registries, as `python:3.11-slim`; None when there is none.
+
+    A name that was imported or pulled goes first.
+    """
     found = official.flavour_of(reference)
     return found if found in FLAVOURS else None

@@ -43,8 +43,9 @@ MEANT = {
 NOT_MEANT = (
     "debian:11", "debian:sid", "debian:bookworm-backports", "debian:12-slim-slimmer", "python:2.7", "python:3.12-slim",
     "python:3.13-alpine", "python:3.13-windowsservercore", "node:18", "node:24-alpine", "node:24.1.2.3",
-    "ubuntu:24.04", "me/python:3.11", "registry.test/python:3.11", "registry.test:5000/debian", "debian:12@sha256:00",
-    "debian@sha256:00", "", ":", "debian:-", "debian:bookworm-slim-", "debian-12", "python:",
+    "ubuntu:24.04", "me/python:3.11", "registry.test/python:3.11", "registry.test:5000/debian",
+    f"debian:12@sha256:{'0' * 64}",
+    f"debian@sha256:{'0' * 64}", "", ":", "debian:-", "debian:bookworm-slim-", "debian-12", "python:",
 )  # fmt: skip
 
 
