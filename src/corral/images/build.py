@@ -42,14 +42,15 @@ def build(
     if not force and (found := fresh(images, flavour)):
         return found
     check_host(images.root)
-    base = None
     if flavour.base is not None:
         below = stock.flavour(flavour.base)
-        base = build(images, below, lambda step: report(_of(below, step)), mirror=mirror)
+        build(images, below, lambda step: report(_of(below, step)), mirror=mirror)
     with images.building(flavour.name, lambda: report(Step("waiting for another build"))) as folder:
         # Another process may have built it while this one waited for the lock.
         if not force and (found := fresh(images, flavour)):
             return found
+        # Looked up only now: nothing is collected while somebody builds.
+        base = images.current(flavour.base) if flavour.base else None
         layer = folder / "layer"
         layer.mkdir()
         packages = _assemble(layer, flavour, base, _Around(mirror, images.home(flavour.name) / "build.log", report))

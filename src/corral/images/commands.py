@@ -16,8 +16,7 @@ from rich.table import Table
 
 from corral.core import errors
 from corral.core.settings import Settings
-from corral.images import build as builder
-from corral.images import fsck, names, stock
+from corral.images import fsck, names, packages, parallel, stock
 from corral.images.collect import Collected
 from corral.images.service import ImageInfo, Images, Registries
 from corral.images.store import ImageStore
@@ -38,36 +37,46 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command("build")
 def build_image(
-    name: Annotated[str, typer.Argument(help="Which recipe.")] = stock.DEFAULT,
+    name: Annotated[list[str] | None, typer.Argument(help="Which recipes.", show_default=stock.DEFAULT)] = None,
     images: Root = DEFAULT_ROOT,
     mirror: Annotated[
         str | None,
         typer.Option(envvar="CORRAL_DEBIAN_MIRROR", help="Mirror of Debian, for hosts whose apt has none configured."),
     ] = None,
     *,
+    every: Annotated[bool, typer.Option("--all", help="Build all that there are recipes of.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Build it even if its recipe has not changed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Build a stock image, or do nothing when the one that is there came from the same recipe.
+    """Build stock images, or do nothing about those that are there and came from the same recipe.
 
-    Needs root, mmdebstrap and a mirror of Debian; takes about a minute.
+    Needs root, mmdebstrap and a mirror of Debian; takes about a minute; a layer on an image that is there takes less.
 
     Example: corral image build debian-12 --force
     """
     with told(), Live() as live:
-        stored = builder.build(
-            ImageStore(images),
-            stock.flavour(name),
-            lambda step: live.report(step.text, step.done, step.total),
-            force=force,
-            mirror=mirror,
-        )
+        if every and name:
+            raise errors.Invalid("cannot build images: say names, or --all")
+        flavours = [stock.flavour(each) for each in (stock.FLAVOURS if every else name or [stock.DEFAULT])]
+        busy: set[str] = set()
+
+        def report(flavour: stock.Flavour, step: packages.Step) -> None:
+            busy.add(flavour.name)
+            live.report(step.text, step.done, step.total, flavour.name if len(flavours) > 1 else "")
+
+        built = {}
+        for flavour, stored in parallel.build_all(ImageStore(images), flavours, report, force=force, mirror=mirror):
+            live.ended(flavour.name)
+            built[flavour.name] = stored
+            if not as_json:
+                done = f"built in {live.seconds():.0f} s" if flavour.name in busy else "up to date"
+                size = megabytes(stored.manifest.size)
+                typer.echo(
+                    f"image {stored.name} {done}: {size}, {stored.manifest.digest[:19]}, {stored.layers[-1].path}"
+                )
     if as_json:
-        typer.echo(json.dumps(facts(stored)))
-    else:
-        done = f"built in {live.seconds():.0f} s" if live.steps else "up to date"
-        size = megabytes(stored.manifest.size)
-        typer.echo(f"image {name} {done}: {size}, {stored.manifest.digest[:19]}, {stored.rootfs}")
+        listed = [facts(built[flavour.name]) for flavour in flavours]
+        typer.echo(json.dumps(listed if len(flavours) > 1 else listed[0]))
 
 
 @app.command("import")
@@ -123,7 +132,7 @@ def export_image(
 
 @app.command("list")
 def list_images(images: Root = DEFAULT_ROOT, *, as_json: Json = False) -> None:
-    """List the images that boxes can be made of.
+    """List the images that boxes can be made of, and the stock images that could be built.
 
     Example: corral image list --json
     """
@@ -135,6 +144,7 @@ def list_images(images: Root = DEFAULT_ROOT, *, as_json: Json = False) -> None:
         described = [{"name": name, "alias_of": target} for name, target in aliases.items()]
         typer.echo(json.dumps([*map(facts, found), *described]))
         return
+    lacking = [name for name in stock.FLAVOURS if name not in {stored.name for stored in found}]
     if not found and not aliases:
         typer.echo(f"no images in {images}; build the default one with: corral image build", err=True)
         return
@@ -145,7 +155,11 @@ def list_images(images: Root = DEFAULT_ROOT, *, as_json: Json = False) -> None:
         table.add_row(stored.name, megabytes(manifest.size), str(len(stored.layers)), when, manifest.digest[:19])
     for name, target in aliases.items():
         table.add_row(name, "", "", "", f"-> {target}")
+    for name in lacking:
+        table.add_row(name, "", "", "", "not built")
     Console().print(table)
+    if lacking:
+        typer.echo("build one with: corral image build NAME", err=True)
 
 
 @app.command("alias")

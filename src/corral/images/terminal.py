@@ -64,7 +64,7 @@ class Live:
         self._clock = SystemClock()
         self._began = self._clock.monotonic()
         self._status: Status | None = None
-        self._text = ""
+        self._texts: dict[str, str] = {}
         self.steps = 0
 
     def __enter__(self) -> Live:
@@ -83,14 +83,24 @@ class Live:
         """Since the command began."""
         return self._clock.monotonic() - self._began
 
-    def report(self, text: str, done: int = 0, total: int = 0) -> None:
-        """Show where the work is: `done` of `total`, both 0 when that cannot be counted."""
-        new = text != self._text
-        self._text = text
+    def report(self, text: str, done: int = 0, total: int = 0, who: str = "") -> None:
+        """Show where the work is: `done` of `total`, both 0 when that cannot be counted.
+
+        `who` of several that work at once; each has a part of the line until it is `ended`.
+        """
+        text = f"{who}: {text}" if who else text
+        new = self._texts.get(who, "").partition("  ")[0] != text
+        self._texts[who] = f"{text}  {done}/{total}" if total else text
         self.steps += new
         if self._status is not None:
-            count = f"  {done}/{total}" if total else ""
-            self._status.update(f"{text}{count}  [dim]{self.seconds():.0f} s[/dim]")
-            self._status.start()
+            self._show(self._status)
         elif new:
             self._console.print(f"  {self.seconds():5.1f} s  {text}")
+
+    def ended(self, who: str) -> None:
+        """One of several has nothing more to tell."""
+        self._texts.pop(who, None)
+
+    def _show(self, status: Status) -> None:
+        status.update(f"{' · '.join(self._texts.values())}  [dim]{self.seconds():.0f} s[/dim]")
+        status.start()
