@@ -22,6 +22,7 @@ import uvloop
 
 import corral
 from corral.api import app, serve
+from corral.api.gate import Gate
 from corral.core import errors, events, log
 from corral.core.clock import SystemClock
 from corral.core.ids import Ids
@@ -41,13 +42,20 @@ from corral.devboxes.ssh.listener import SshListener
 from corral.devboxes.vitals import Vitals
 from corral.identity.service import Identity
 from corral.images import service as images
+from corral.images.builds.controller import BuildController
+from corral.images.builds.disks import Disks
+from corral.images.builds.furnish import Furnisher, StoredContexts
+from corral.images.builds.harvest import Harvester
+from corral.images.builds.library import Library
+from corral.images.builds.service import Builds, HostBases
+from corral.images.builds.workshop import Terms, Workshop
 from corral.images.layers import LayerShelf
 from corral.images.remote import RemoteCopies
 from corral.images.remote_controller import RemoteController, Retention
 from corral.images.remote_store import RemoteStore
-from corral.images.snapshots import Images, SnapshotController, SnapshotRules, Snapshots, Sources
+from corral.images.snapshots import SnapshotController, SnapshotRules, Snapshots, Sources
 from corral.images.sweeper import LayerSweeper
-from corral.runtime.contract import MIB, BoxGone, HostUnfit, Layer, Runtime
+from corral.runtime.contract import MIB, BoxGone, HostUnfit, Layer, Limits, Runtime
 from corral.runtime.fake import FakeHost, FakeRuntime
 from corral.runtime.oci.driver import OciRuntime
 from corral.runtime.oci.settings import OciSettings
@@ -99,6 +107,8 @@ def _built_guest() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class _NoLayers:
+    name: str = ""
+    digest: str = ""
     layers: tuple[Layer, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
 
@@ -119,7 +129,7 @@ class Daemon:
         """The store on a migrated database."""
         return Store(database, feed, readers=self.settings.store_readers)
 
-    def make_runtime(self, undo: contextlib.AsyncExitStack) -> tuple[Runtime, Images]:
+    def make_runtime(self, undo: contextlib.AsyncExitStack) -> tuple[Runtime, Library]:
         """The runtime, not started, and the images that its boxes are made of."""
         if self.settings.runtime is RuntimeName.FAKE:
             host = undo.enter_context(FakeHost(self.settings.data / "fake"))
@@ -130,6 +140,37 @@ class Daemon:
             registries=images.Registries(self.settings.registries, self.settings.registry_auth),
             clock=self.clock,
         )
+
+    def make_builds(
+        self,
+        store: Store,
+        feed: events.Feed,
+        library: Library,
+        workshop: Workshop,
+        devboxes: service.Devboxes,
+        snapshots: Snapshots,
+        files: service.Files,
+        objects: Objects,
+        ids: Ids,
+    ) -> tuple[Builds, BuildController]:
+        """Builds, and what carries them out, not running."""
+        settings, clock = self.settings, self.clock
+        scratch = settings.data / "builds"
+        controller = BuildController(
+            store,
+            feed,
+            workshop,
+            Furnisher(workshop, files, library, StoredContexts(objects), scratch / "in"),
+            Harvester(files, library, scratch / "out"),
+            Disks(store, devboxes, snapshots, workshop, clock=clock, most=settings.build_cache_limit),
+            clock=clock,
+            at_once=settings.builds_at_once,
+            scratch=scratch,
+        )
+        most = settings.build_context_limit
+        bases = HostBases(library)
+        builds = Builds(store, feed, library, bases, workshop, clock=clock, ids=ids, most_context=most)
+        return builds, controller
 
     # -- life
 
@@ -157,7 +198,6 @@ class Daemon:
         feed = events.Feed()
         store = await self._open_store(undo, feed)
         runtime, available = await self._start_runtime(undo)
-
         ids, vitals = Ids(clock), Vitals(clock)
         identity = Identity(store, clock, ids)
         key = await identity.ensure_first_key(settings.data / "api-key", settings.api_key)
@@ -171,8 +211,7 @@ class Daemon:
         )
         controller = self._make_controller(store, feed, runtime, lifecycle, vitals)
         undo.push_async_callback(self._leave_images)  # after all that makes boxes has ended
-        owner = TaskOwner("daemon")
-        undo.push_async_callback(owner.close)
+        owner = self._owner(undo)
         controlling = owner.spawn(controller.run(), name="controller")
         undo.push_async_callback(controller.finish, settings.shutdown_grace_s)
 
@@ -186,19 +225,23 @@ class Daemon:
         devboxes = service.Devboxes(store, feed, runtime, executions, vitals, rules, objects, clock=clock, ids=ids)
         remote, copying = self._start_copies(owner, store, feed, runtime, available, contents, devboxes, rules, ids)
         keeping = owner.spawn(keeper.run(), name="objects")
-        self._start_sweeper(owner, runtime, available, copies)
+        snapshots = Snapshots(store, feed, devboxes, rules, clock=clock)
+        files = service.Files(store, runtime, vitals, calls)
+        workshop = Workshop(runtime, devboxes, executions, clock=clock, terms=self._terms())
+        _, builder = self.make_builds(store, feed, available, workshop, devboxes, snapshots, files, objects, ids)
+        building = owner.spawn(builder.run(), name="builds")
         ssh_keys = await self._start_ssh(undo, store, feed, executions, service.Ports(store, runtime, vitals), ids)
         gate = app.build(
             store=store,
             clock=clock,
             identity=identity,
             devboxes=devboxes,
-            snapshots=Snapshots(store, feed, devboxes, rules, clock=clock),
+            snapshots=snapshots,
             tails=service.LogTails(store, feed, runtime, executions, followers, calls, clock=clock),
             executions=executions,
             objects=objects,
             remote=remote,
-            files=service.Files(store, runtime, vitals, calls),
+            files=files,
             sessions=sessions,
             tunnels=service.PtyTunnels(clock, ids, domain=settings.tunnel_domain),
             ssh_keys=ssh_keys,
@@ -206,11 +249,21 @@ class Daemon:
             url=settings.public_url,
             architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
         )
+        listener = await self._listen(undo, gate)
+        self._greet(key)
+        return [controlling, *copying, keeping, building, owner.spawn(listener.wait(), name="listener")]
+
+    def _owner(self, undo: contextlib.AsyncExitStack) -> TaskOwner:
+        owner = TaskOwner("daemon")
+        undo.push_async_callback(owner.close)
+        return owner
+
+    async def _listen(self, undo: contextlib.AsyncExitStack, gate: Gate) -> serve.Listener:
+        settings = self.settings
         listener = serve.Listener(gate, settings.host, settings.port)
         undo.push_async_callback(listener.stop, settings.shutdown_grace_s)
         await listener.start()
-        self._greet(key)
-        return [controlling, *copying, keeping, owner.spawn(listener.wait(), name="listener")]
+        return listener
 
     async def _open_store(self, undo: contextlib.AsyncExitStack, feed: events.Feed) -> Store:
         database = engine.open_sqlite(self.settings.data / "corral.db", self.settings.durability)
@@ -239,7 +292,7 @@ class Daemon:
         store: Store,
         feed: events.Feed,
         runtime: Runtime,
-        available: Images,
+        available: Library,
         contents: storage.ObjectStore,
         devboxes: service.Devboxes,
         rules: SnapshotRules,
@@ -260,10 +313,11 @@ class Daemon:
         at_once = settings.starts_at_once
         copies = SnapshotController(store, feed, runtime, devboxes, clock=clock, at_once=at_once, receive=receive)
         recovers = [one.strip() for one in settings.remote_recovers.split(",") if one.strip()]
+        self._start_sweeper(owner, runtime, available, copies)
         wishes = RemoteCopies(store, remote, devboxes, recovers=recovers, clock=clock, ids=ids)
         return wishes, [owner.spawn(copies.run(), name="snapshots"), *sending]
 
-    async def _start_runtime(self, undo: contextlib.AsyncExitStack) -> tuple[Runtime, Images]:
+    async def _start_runtime(self, undo: contextlib.AsyncExitStack) -> tuple[Runtime, Library]:
         runtime, available = self.make_runtime(undo)
         await runtime.start()
         undo.push_async_callback(runtime.close)
@@ -310,7 +364,7 @@ class Daemon:
         return keys
 
     def _start_sweeper(
-        self, owner: TaskOwner, runtime: Runtime, available: Images, copies: SnapshotController
+        self, owner: TaskOwner, runtime: Runtime, available: Library, copies: SnapshotController
     ) -> None:
         """Have layers removed that nobody needs; images that need none have none."""
         if isinstance(available, images.Images):
@@ -347,6 +401,11 @@ class Daemon:
             booted_at_ms=self.clock.booted_at_ms(),
         )
 
+    def _terms(self) -> Terms:
+        settings = self.settings
+        limits = Limits(cpu=settings.build_cpu, memory=settings.build_memory, disk=settings.build_disk)
+        return Terms(limits, settings.build_limit_s, settings.build_log_limit, settings.builder)
+
     def _greet(self, key: str | None) -> None:
         listens = {"listen": self.settings.listen, "ssh": self.settings.ssh_listen or "off"}
         self._log.info("serving", **listens, data=str(self.settings.data))
@@ -355,7 +414,7 @@ class Daemon:
             sys.stdout.flush()
 
 
-def _layers(available: Images) -> list[Layer]:
+def _layers(available: Library) -> list[Layer]:
     """The layers of all images that are on this host."""
     return [layer for name in available.names() for layer in available.resolve(name).layers]
 
@@ -364,7 +423,19 @@ class NoImages:
     """For the runtime that needs none: every name is an image without layers."""
 
     def resolve(self, name: str | None = None) -> _NoLayers:
-        return _NoLayers()
+        """Whatever it is called."""
+        return _NoLayers(name or "")
+
+    async def export_layout(self, name: str, _folder: Path) -> None:
+        """There is nothing to give."""
+        raise errors.NotOffered(f"cannot export image {name}: the fake runtime has none")
+
+    async def import_layout(self, _folder: Path, reference: str) -> _NoLayers:
+        """There is nowhere to put it."""
+        raise errors.NotOffered(f"cannot import image {reference}: the fake runtime has none")
+
+    def forget(self, name: str) -> None:
+        """There is nothing to forget."""
 
     def names(self) -> list[str]:
         return []
@@ -377,7 +448,7 @@ class Health:
     data: Path
     store: Store
     runtime: Runtime
-    images: Images
+    images: Library
 
     async def reasons(self) -> Sequence[str]:
         """Why not, each with its remedy; nothing when they can."""

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import httpx
 
@@ -55,7 +56,7 @@ class Server:
         self._env = _clean_environment() | {"CORRAL_RUNTIME": runtime, "CORRAL_WARM_BOXES": "0"} | dict(env or {})
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -94,16 +95,25 @@ class Server:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
+    def command(self) -> list[str]:
+        """What runs as the server."""
+        return [str(CORRAL), "serve", "--listen", f"127.0.0.1:{self.port}", "--data", str(self.data)]
+
     def start(self, timeout: float = 60) -> None:
         """Start the process and return when /healthz answers 200. Raises ServerFailed."""
         if self.alive:
             message = "cannot start server: it runs already"
             raise ServerFailed(message)
         self.data.mkdir(parents=True, exist_ok=True)
-        command = [str(CORRAL), "serve", "--listen", f"127.0.0.1:{self.port}", "--data", str(self.data)]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                command, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                self.command(),
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=Path(__file__).parents[2],
             )
         try:
             self.wait_healthy(timeout)

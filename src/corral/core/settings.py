@@ -100,6 +100,17 @@ class Settings:
     ] = 15.0
     provisioning_limit_s: Annotated[float, "Seconds after which a devbox that still has no box has failed."] = 120.0
     initializing_limit_s: Annotated[float, "Seconds that files and launch commands may take in all."] = 3600.0
+    builder: Annotated[str, "Image of the devboxes that images are built in."] = "builder"
+    builds_at_once: Annotated[int, "Images that are built at the same time; more wait their turn."] = 2
+    build_limit_s: Annotated[float, "Seconds that a build may take unless it names its own limit."] = 3600.0
+    build_cpu: Annotated[float, "Cores of a build."] = 2.0
+    build_memory: Annotated[int, "Bytes of memory of a build."] = 4294967296
+    build_disk: Annotated[int, "Bytes of disk of a build: bases, context, steps and image together."] = 17179869184
+    build_context_limit: Annotated[int, "Bytes of a build's context, as it is uploaded."] = 1073741824
+    build_cache_limit: Annotated[
+        int, "Bytes of an account's disk that is kept between builds; one that has grown over it is given up."
+    ] = 17179869184
+    build_log_limit: Annotated[int, "Bytes kept of a build's log; of what is over it the steps and the end."] = 4194304
     keep_output_s: Annotated[float, "Seconds for which output is kept after the end of its devbox."] = 604800.0
     output_limit: Annotated[int, "Bytes kept of each output stream of a command; more is dropped."] = 67108864
     session_idle_s: Annotated[float, "Seconds after which a terminal session that nobody is attached to ends."] = (

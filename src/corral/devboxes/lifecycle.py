@@ -229,7 +229,7 @@ class Lifecycle:
             user=request.user,
             env={**source.env, **request.env},
             origin=source.origin,
-            nested=request.docker_in_docker,
+            nested=request.nested or request.docker_in_docker,
         )
         due = self._deadline(devbox)
         async with asyncio.timeout(max(1.0, due.left_s) if due is not None else None):

@@ -94,6 +94,7 @@ class DevboxRequest:
     suspend_commands: tuple[str, ...] = ()
     suspend_limit_s: float = 30.0  #: for all of them together
     docker_in_docker: bool = False  #: containers in it are possible, and Docker is started
+    nested: bool = False  #: its root may make containers, see the runtime's contract
     launch_parameters: Mapping[str, object] = field(default_factory=dict)
     snapshot_every: int | None = None  #: seconds between two copies of its disk to the object store
 

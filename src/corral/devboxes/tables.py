@@ -153,6 +153,7 @@ def request_to_json(request: DevboxRequest) -> dict[str, Any]:
         "suspend_commands": list(request.suspend_commands),
         "suspend_limit_s": request.suspend_limit_s,
         "docker_in_docker": request.docker_in_docker,
+        "nested": request.nested,
         "launch_parameters": dict(request.launch_parameters),
         "snapshot_every": request.snapshot_every,
     }
@@ -220,6 +221,7 @@ def _request_from_row(row: Row) -> DevboxRequest:
         suspend_commands=tuple(stored.get("suspend_commands", ())),
         suspend_limit_s=stored.get("suspend_limit_s", 30.0),
         docker_in_docker=stored.get("docker_in_docker", False),
+        nested=stored.get("nested", False),
         launch_parameters=stored["launch_parameters"],
         snapshot_every=stored.get("snapshot_every"),
     )

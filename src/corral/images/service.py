@@ -164,6 +164,10 @@ class Images:
         """As `export_layout`, to a layout in a tar of its own."""
         await self._give(name, target, outlet.put_archive)
 
+    def forget(self, name: str) -> None:
+        """Have the name mean nothing any more; what it was stays until it is collected. Idempotent."""
+        self.store.drop(names.normal(name))
+
     # -- what is kept
 
     async def collect(self, used: Iterable[Layer] = ()) -> Collected | None:
