@@ -43,6 +43,16 @@ Files = Annotated[
     list[str] | None, typer.Option(metavar="HOST:BOX", help="A text file that is there at launch; may be repeated.")
 ]
 
+Entrypoint = Annotated[str | None, typer.Option(metavar="COMMAND", help="Its main command; it ends with it.")]
+Period = Annotated[
+    int | None, typer.Option(metavar="SECONDS", help="Copy its disk to the server's object store that often.")
+]
+Objects = Annotated[
+    list[str] | None,
+    typer.Option("--object", metavar="PATH=ID", help="An object to write there; an archive is unpacked. Repeatable."),
+]
+Docker = Annotated[bool, typer.Option("--docker", help="With Docker in it; without a snapshot from its image.")]
+
 
 def create(
     name: Annotated[str | None, typer.Option(help="A name to call it by.")] = None,
@@ -55,23 +65,12 @@ def create(
     keep_alive: Annotated[int | None, typer.Option(metavar="SECONDS", help="Its longest life.")] = None,
     idle: Annotated[int | None, typer.Option(metavar="SECONDS", help="Shut down when unused for so long.")] = None,
     launch_command: Commands = None,
-    entrypoint: Annotated[
-        str | None, typer.Option(metavar="COMMAND", help="Its main command; it ends with it.")
-    ] = None,
+    entrypoint: Entrypoint = None,
     file: Files = None,
     snapshot: Annotated[str | None, typer.Option(metavar="ID", help="The snapshot that its disk begins as.")] = None,
-    snapshot_every: Annotated[
-        int | None, typer.Option(metavar="SECONDS", help="Copy its disk to the server's object store that often.")
-    ] = None,
-    objects: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--object", metavar="PATH=ID", help="An object to write there; an archive is unpacked. Repeatable."
-        ),
-    ] = None,
-    docker: Annotated[bool, typer.Option("--docker", help="With Docker in it; without a snapshot from its image.")] = (
-        False
-    ),
+    snapshot_every: Period = None,
+    objects: Objects = None,
+    docker: Docker = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it runs, or at once.")] = True,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait.")] = 300,
     json: common.Json = False,
