@@ -24,6 +24,7 @@ from rich.table import Table
 from corral import daemon
 from corral.core import errors
 from corral.core.settings import LogFormat, LogLevel, RuntimeName, Settings, load
+from corral.images import stock
 from corral.images.service import Images
 from corral.runtime import conformance as suite
 from corral.runtime.contract import BoxSpec, HostUnfit
@@ -67,7 +68,7 @@ def doctor(data: Data = None, *, as_json: Json = False) -> None:
     """
     with _told():
         settings = load(os.environ, data=data)
-        found = [*probe.facts(daemon.oci_settings(settings)), _image_fact(settings)]
+        found = [*probe.facts(daemon.oci_settings(settings)), *_image_facts(settings)]
     if as_json:
         typer.echo(json.dumps([asdict(fact) for fact in found], indent=2))
     else:
@@ -128,12 +129,20 @@ async def _check(settings: Settings, only: list[str] | None, *, show: bool) -> l
         await driver.close()
 
 
-def _image_fact(settings: Settings) -> facts.Fact:
-    try:
-        image = Images(settings.images).resolve()
-    except errors.CorralError as problem:
-        return facts.Fact("default image", facts.Verdict.FAIL, problem.message, "corral image build")
-    return facts.Fact("default image", facts.Verdict.OK, f"{image.name} {image.digest[:19]} in {settings.images}")
+def _image_facts(settings: Settings) -> Iterator[facts.Fact]:
+    """The image without which nothing starts, and those without which one thing or another does not."""
+    images = Images(settings.images)
+    for title, name, lacking in (
+        ("default image", stock.DEFAULT, facts.Verdict.FAIL),
+        ("image for Docker in devboxes", stock.DOCKER, facts.Verdict.WARN),
+        ("image for builds", stock.BUILDER, facts.Verdict.WARN),
+    ):
+        try:
+            image = images.resolve(name)
+        except errors.CorralError as problem:
+            yield facts.Fact(title, lacking, problem.message, f"corral image build {name}")
+        else:
+            yield facts.Fact(title, facts.Verdict.OK, f"{image.name} {image.digest[:19]} in {settings.images}")
 
 
 def _show(found: list[facts.Fact]) -> None:

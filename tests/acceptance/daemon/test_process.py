@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import socket
@@ -154,6 +155,22 @@ def test_doctor_finds_this_host_fit_and_changes_nothing(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert '"verdict": "fail"' not in done.stdout
     assert not data.exists()
+
+
+@pytest.mark.root
+def test_doctor_names_the_command_that_builds_a_missing_image(tmp_path: Path) -> None:
+    env = {**os.environ, "CORRAL_IMAGES": str(tmp_path / "images")}
+    done = subprocess.run(
+        [str(CORRAL), "doctor", "--data", str(tmp_path / "data"), "--json"],
+        capture_output=True, text=True, timeout=60, env=env,
+    )  # fmt: skip
+    assert done.returncode == 1
+    lacking = {fact["remedy"]: fact["verdict"] for fact in json.loads(done.stdout) if "image build" in fact["remedy"]}
+    assert lacking == {
+        "corral image build debian-12": "fail",
+        "corral image build docker": "warn",
+        "corral image build builder": "warn",
+    }
 
 
 def test_conformance_tells_each_check_and_its_verdict() -> None:

@@ -8,21 +8,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from corral.core import errors
-from corral.images import build, stock, store
+from corral.images import build, parallel, stock, store
 from corral.images.archives import unpack
 from corral.images.archives.model import Task
 from corral.images.packages import Step
-from corral.images.store import ImageStore
+from corral.images.store import ImageStore, Stored
 from tests.integration.images.conftest import IMAGES
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
 
 SMALL = stock.Flavour("small", "bookworm", ("ca-certificates",), env={"LANG": "C.UTF-8"})
+MORE = stock.Flavour("more", "bookworm", ("hello",), "small", skeletons=())
+LINK = stock.Flavour("link", "bookworm", (), "small", skeletons=(), links={"usr/local/bin/snake": "/usr/bin/python3"})
 
 BUILD = """
 import pathlib, sys
@@ -32,18 +36,65 @@ build.build(store.ImageStore(pathlib.Path(sys.argv[1])), flavour, lambda step: p
 """
 
 
-def test_a_build_makes_a_whole_image_and_the_next_has_nothing_to_do(tmp_path: Path) -> None:
-    images, steps = ImageStore(tmp_path), list[Step]()
-    built = build.build(images, SMALL, steps.append)
-    assert built == images.current("small")
+@dataclass(frozen=True)
+class Made:
+    """An empty store, and what building two layers of one base at once made of it and told."""
+
+    images: ImageStore
+    told: list[tuple[str, str]]
+
+    def current(self, name: str) -> Stored:
+        found = self.images.current(name)
+        assert found is not None
+        return found
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stock, "FLAVOURS", {each.name: each for each in (SMALL, MORE, LINK)})
+        made = Made(ImageStore(tmp_path_factory.mktemp("images")), [])
+        built = parallel.build_all(
+            made.images, [MORE, LINK], lambda who, step: made.told.append((who.name, step.text))
+        )
+        assert {flavour.name: stored for flavour, stored in built} == {
+            name: made.current(name) for name in ("more", "link")
+        }
+        yield made
+
+
+def test_a_build_makes_a_whole_image_and_the_next_has_nothing_to_do(made: Made) -> None:
+    built = made.current("small")
     assert (built.rootfs / "home/user/.bashrc").stat().st_uid == 1000
     assert {"bash", "ca-certificates", "dpkg"} <= built.manifest.packages.keys()
     assert built.manifest.env == {"LANG": "C.UTF-8"}
     assert unpack.digest_of(built.rootfs.parent, "split", Task("cannot read it")) == built.layers[0].digest
-    assert {"installing packages", "computing the digest"} <= {step.text for step in steps}
-    steps.clear()
-    assert build.build(images, SMALL, steps.append) == built
+    steps = list[Step]()
+    assert build.build(made.images, SMALL, steps.append) == built
+    assert build.build(made.images, MORE, steps.append) == made.current("more")
     assert steps == []
+
+
+def test_a_layer_has_what_it_adds_and_nothing_of_how_it_was_made(made: Made) -> None:
+    below, more = made.current("small"), made.current("more")
+    assert more.layers[:-1] == below.layers
+    assert more.manifest.packages.keys() - below.manifest.packages.keys() == {"hello"}
+    assert more.manifest.size > below.manifest.size
+    top = more.layers[-1].path
+    assert (top / "usr/bin/hello").is_file()
+    names = {str(path.relative_to(top)) for path in top.rglob("*") if not path.is_dir()}
+    left = ("var/cache/apt", "var/lib/apt/lists", "var/log", "dev", "proc", "tmp", "run", "etc/apt", "etc/hosts")
+    assert [name for name in names if name.startswith(left)] == []
+    (link,) = [path for path in made.current("link").layers[-1].path.rglob("*") if not path.is_dir()]
+    assert link.readlink() == Path("/usr/bin/python3")
+
+
+def test_images_that_share_a_base_are_built_at_once(made: Made) -> None:
+    texts = [text for _, text in made.told]
+    assert texts.count("small: computing the digest") == 1
+    assert texts.count("small: waiting for another build") == 1
+    assert {who for who, text in made.told if text == "computing the digest"} == {"more", "link"}
+    assert mounts_below(made.images.root) == []
 
 
 def mounts_below(path: Path) -> list[str]:
