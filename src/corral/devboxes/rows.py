@@ -246,9 +246,9 @@ def _distinct(
     return Page(items=tuple(found[:limit]), has_more=len(found) > limit, total=None)
 
 
-def keep(connection: sa.Connection, devbox_id: str, kept: Kept) -> None:
-    """Record that the devbox's disk is kept apart from its box."""
-    values = {"kept": kept_to_json(kept)}
+def keep(connection: sa.Connection, devbox_id: str, kept: Kept | None) -> None:
+    """Record that the devbox's disk is kept apart from its box, or that it is not any more."""
+    values = {"kept": None if kept is None else kept_to_json(kept)}
     connection.execute(DEVBOXES.update().where(_C.id == devbox_id, _C.ended_at_ms.is_(None)), values)
 
 
