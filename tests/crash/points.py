@@ -1,4 +1,4 @@
-"""A server that kills itself at the n-th step of what makes and removes boxes and copies, counted from when it is armed:
+"""A server that kills itself at the n-th step of what makes and removes boxes and copies, counted since it was armed:
 `python -m tests.crash.points HOST:PORT DATA`.
 
 Owns what a step is: a commit, a call of the disk pool, of a control group, of the launcher, of a guest that is
