@@ -138,7 +138,7 @@ def settled(stage: Stage) -> dict[str, str]:
     """The status of every devbox that has not ended, once all are at rest."""
     deadline = time.monotonic() + 20
     while True:
-        page = stage.caller.http.get("/v1/devboxes", params={"limit": 100}).json()["devboxes"]
+        page = stage.caller.http.get("/v1/devboxes", params={"limit": 1000}).json()["devboxes"]
         status = {box["id"]: box["status"] for box in page}
         if set(status.values()) <= REST:
             return {devbox_id: now for devbox_id, now in status.items() if now != "shutdown"}
