@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{chown, OpenOptionsExt};
+use std::os::unix::fs::{chown, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::proto::{Claim, ClaimUser, Failure, Kind};
@@ -40,6 +40,9 @@ impl Identity {
             self.user = Some(user);
         }
         if let Some(env) = claim.env {
+            if let Some(path) = env.get("PATH") {
+                forgiven(claim.used, keep_path(path), "cannot keep the PATH of login shells")?;
+            }
             self.env = env.into_iter().collect();
         }
         self.claimed = true;
@@ -104,6 +107,17 @@ fn put(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
+/// Commands run in login shells, and most images' /etc/profile puts a PATH of its own in the place of the one given.
+fn keep_path(path: &str) -> io::Result<()> {
+    let folder = Path::new("/etc/profile.d");
+    let profile = users::text_of("/etc/profile");
+    if profile.is_empty() || profile.contains("${PATH:=") || !fs::symlink_metadata(folder).is_ok_and(|f| f.is_dir()) {
+        return Ok(());
+    }
+    let quoted = path.replace('\'', r"'\''");
+    put(&folder.join("corral-path.sh"), &format!("PATH='{quoted}'\nexport PATH\n"))
+}
+
 fn add_user(user: &ClaimUser) -> io::Result<()> {
     fs::create_dir_all("/etc")?;
     if !users::has_group(user.gid) {
@@ -113,8 +127,22 @@ fn add_user(user: &ClaimUser) -> io::Result<()> {
         // `*`, not `x`: without a line in /etc/shadow, PAM refuses the account of an `x`.
         let (name, shell) = (&user.name, users::default_shell());
         append("/etc/passwd", &format!("{name}:*:{}:{}::{}:{shell}\n", user.uid, user.gid, user.home))?;
+        allow_sudo(user)?;
     }
     make_home(user)
+}
+
+/// A user that the image does not have becomes root as that of the stock images does, where the image has sudo.
+fn allow_sudo(user: &ClaimUser) -> io::Result<()> {
+    let folder = Path::new("/etc/sudoers.d");
+    // A name with a dot, or that a rule could read as something else, is none that sudo would read a file of.
+    let plain = user.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    if user.uid == 0 || !plain || !fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir()) {
+        return Ok(());
+    }
+    let path = folder.join(format!("corral-{}", user.name));
+    put(&path, &format!("{} ALL=(ALL) NOPASSWD:ALL\n", user.name))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o440))
 }
 
 fn append(path: &str, line: &str) -> io::Result<()> {

@@ -42,12 +42,16 @@ from corral.devboxes.ssh.listener import SshListener
 from corral.devboxes.vitals import Vitals
 from corral.identity.service import Identity
 from corral.images import service as images
+from corral.images.blueprints.bases import BlueprintBases
+from corral.images.blueprints.contexts import ObjectContexts
+from corral.images.blueprints.controller import BlueprintController
+from corral.images.blueprints.service import BlueprintRules, Blueprints
 from corral.images.builds.controller import BuildController
 from corral.images.builds.disks import Disks
 from corral.images.builds.furnish import Furnisher, StoredContexts
 from corral.images.builds.harvest import Harvester
 from corral.images.builds.library import Library
-from corral.images.builds.service import Builds, HostBases
+from corral.images.builds.service import Builds
 from corral.images.builds.workshop import Terms, Workshop
 from corral.images.layers import LayerShelf
 from corral.images.remote import RemoteCopies
@@ -168,7 +172,7 @@ class Daemon:
             scratch=scratch,
         )
         most = settings.build_context_limit
-        bases = HostBases(library)
+        bases = BlueprintBases(library)
         builds = Builds(store, feed, library, bases, workshop, clock=clock, ids=ids, most_context=most)
         return builds, controller
 
@@ -214,22 +218,21 @@ class Daemon:
         owner = self._owner(undo)
         controlling = owner.spawn(controller.run(), name="controller")
         undo.push_async_callback(controller.finish, settings.shutdown_grace_s)
-
         executions = service.Executions(store, runtime, followers, vitals, clock)
         calls = service.FileCalls(store, clock)
-        sessions = service.Sessions(
-            runtime, executions, followers, vitals, clock=clock, idle_s=settings.session_idle_s
-        )
-        owner.spawn(sessions.run(), name="sessions")
+        sessions = self._start_sessions(owner, runtime, executions, followers, vitals)
         rules = SnapshotRules(available, clock=clock, ids=ids, remote=settings.objects is not None)
-        devboxes = service.Devboxes(store, feed, runtime, executions, vitals, rules, objects, clock=clock, ids=ids)
+        devboxes = service.Devboxes(
+            store, feed, runtime, executions, vitals, rules, BlueprintRules(), objects, clock=clock, ids=ids
+        )
         remote, copying = self._start_copies(owner, store, feed, runtime, available, contents, devboxes, rules, ids)
         keeping = owner.spawn(keeper.run(), name="objects")
         snapshots = Snapshots(store, feed, devboxes, rules, clock=clock)
         files = service.Files(store, runtime, vitals, calls)
         workshop = Workshop(runtime, devboxes, executions, clock=clock, terms=self._terms())
-        _, builder = self.make_builds(store, feed, available, workshop, devboxes, snapshots, files, objects, ids)
+        builds, builder = self.make_builds(store, feed, available, workshop, devboxes, snapshots, files, objects, ids)
         building = owner.spawn(builder.run(), name="builds")
+        blueprints, following = self._start_blueprints(owner, store, feed, builds, objects, devboxes, ids)
         ssh_keys = await self._start_ssh(undo, store, feed, executions, service.Ports(store, runtime, vitals), ids)
         gate = app.build(
             store=store,
@@ -237,6 +240,7 @@ class Daemon:
             identity=identity,
             devboxes=devboxes,
             snapshots=snapshots,
+            blueprints=blueprints,
             tails=service.LogTails(store, feed, runtime, executions, followers, calls, clock=clock),
             executions=executions,
             objects=objects,
@@ -247,11 +251,11 @@ class Daemon:
             ssh_keys=ssh_keys,
             health=Health(settings.data, store, runtime, available).reasons,
             url=settings.public_url,
-            architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
+            architecture=_architecture(),
         )
         listener = await self._listen(undo, gate)
         self._greet(key)
-        return [controlling, *copying, keeping, building, owner.spawn(listener.wait(), name="listener")]
+        return [controlling, *copying, keeping, building, following, owner.spawn(listener.wait(), name="listener")]
 
     def _owner(self, undo: contextlib.AsyncExitStack) -> TaskOwner:
         owner = TaskOwner("daemon")
@@ -285,6 +289,36 @@ class Daemon:
         keeper = ObjectController(store, feed, contents, places, clock=clock)
         await keeper.open()
         return objects, contents, keeper
+
+    def _start_sessions(
+        self,
+        owner: TaskOwner,
+        runtime: Runtime,
+        executions: service.Executions,
+        followers: Followers,
+        vitals: Vitals,
+    ) -> service.Sessions:
+        """Sessions, and what ends those that nobody uses."""
+        idle_s = self.settings.session_idle_s
+        sessions = service.Sessions(runtime, executions, followers, vitals, clock=self.clock, idle_s=idle_s)
+        owner.spawn(sessions.run(), name="sessions")
+        return sessions
+
+    def _start_blueprints(
+        self,
+        owner: TaskOwner,
+        store: Store,
+        feed: events.Feed,
+        builds: Builds,
+        objects: Objects,
+        devboxes: service.Devboxes,
+        ids: Ids,
+    ) -> tuple[Blueprints, asyncio.Task[None]]:
+        """Blueprints, and what makes them follow their builds."""
+        clock, contexts, resync_s = self.clock, ObjectContexts(objects), self.settings.resync_s
+        follower = BlueprintController(store, feed, builds, contexts, devboxes, clock=clock, resync_s=resync_s)
+        blueprints = Blueprints(store, feed, builds, contexts, clock=clock, ids=ids, architecture=_architecture())
+        return blueprints, owner.spawn(follower.run(), name="blueprints")
 
     def _start_copies(
         self,
@@ -478,6 +512,11 @@ class Health:
 
     async def _image_is_there(self) -> None:
         self.images.resolve(None)
+
+
+def _architecture() -> str:
+    """The host's, in the dialect's words."""
+    return _ARCHITECTURES.get(platform.machine(), platform.machine())
 
 
 def _raise_limits() -> None:

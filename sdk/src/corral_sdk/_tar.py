@@ -6,7 +6,7 @@ import io
 import os
 import shlex
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,13 +15,20 @@ from corral_sdk import errors
 CHUNK = 256 * 1024
 
 
-def pack(folder: Path) -> Iterator[bytes]:
+#: Whether an archive leaves a path out, and everything below it if it is a folder that is not walked then.
+Skip = Callable[[str, bool], bool]
+
+
+def pack(folder: Path, skip: Skip | None = None) -> Iterator[bytes]:
     """Yield a tar archive of what is in `folder`, named relative to it. Links are kept as links, owners are not.
+
+    `skip` is asked with a path relative to the folder and whether it is one: of folders that stay in only what is
+    asked for as well goes in.
 
     Raises Invalid for what an archive cannot hold (sockets, devices) and for a file that shrinks meanwhile.
     """
     with tarfile.open(fileobj=io.BytesIO(), mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for path in _walk(folder):
+        for path in _walk(folder, folder, skip):
             info = archive.gettarinfo(path, path.relative_to(folder).as_posix())
             if info is None or not (info.isreg() or info.isdir() or info.issym() or info.islnk()):
                 raise errors.Invalid(f"cannot send {path}: it is not a file, a folder or a link")
@@ -35,7 +42,9 @@ def pack(folder: Path) -> Iterator[bytes]:
 
 def size_of(folder: Path) -> int:
     """Sum of the sizes of the files in `folder`, in bytes; what a progress bar goes up to."""
-    return sum(path.lstat().st_size for path in _walk(folder) if path.is_file() and not path.is_symlink())
+    return sum(
+        path.lstat().st_size for path in _walk(folder, folder, None) if path.is_file() and not path.is_symlink()
+    )
 
 
 def unpack(archive: BinaryIO, folder: Path) -> None:
@@ -62,11 +71,14 @@ def shell_path(path: str) -> str:
     return shlex.quote(f"./{path}" if path.startswith("-") else path or ".")
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, top: Path, skip: Skip | None) -> Iterator[Path]:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        yield Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path))
+        path, is_folder = Path(entry.path), entry.is_dir(follow_symlinks=False)
+        if skip is not None and skip(path.relative_to(top).as_posix(), is_folder):
+            continue
+        yield path
+        if is_folder:
+            yield from _walk(path, top, skip)
 
 
 def _content(path: Path, size: int) -> Iterator[bytes]:

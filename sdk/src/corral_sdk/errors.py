@@ -15,6 +15,7 @@
     ├── NotOffered         do without: this server does not offer it
     ├── Unavailable        retry later, or mend the host
     ├── Ended              the devbox or command ended before what was waited for happened
+    ├── BuildFailed        mend the Dockerfile: a blueprint was not built
     ├── Unreachable        no server answered, or the connection was lost
     └── BadAnswer          what answered is not a Corral server, or one that this client does not understand
 
@@ -121,6 +122,16 @@ class Ended(CorralError):
     kind = "ended"
 
 
+class BuildFailed(CorralError):
+    """A blueprint was not built. `blueprint_id` is where its log is."""
+
+    kind = "build-failed"
+
+    def __init__(self, message: str, blueprint_id: str) -> None:
+        super().__init__(message)
+        self.blueprint_id = blueprint_id
+
+
 class Unreachable(CorralError):
     """No server answered, or the connection was lost and did not come back."""
 
@@ -133,7 +144,7 @@ class BadAnswer(CorralError):
     kind = "bad-answer"
 
 
-#: What a server may send as `kind`. `Ended`, `Unreachable` and `BadAnswer` are made by the client only.
+#: What a server may send as `kind`. `Ended`, `BuildFailed`, `Unreachable` and `BadAnswer` are made by the client only.
 BY_KIND: Final[dict[str, type[CorralError]]] = {
     cls.kind: cls
     for cls in (

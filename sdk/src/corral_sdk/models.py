@@ -140,6 +140,80 @@ class RemoteInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedStep:
+    """The step of a Dockerfile that failed; `output` is the end of what it wrote."""
+
+    number: int
+    command: str
+    exit_code: int | None
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlueprintInfo:
+    """A blueprint as the server saw it. `message` says why it was not built; times in Unix milliseconds."""
+
+    id: str
+    name: str
+    status: str
+    state: str
+    message: str
+    failed_step: FailedStep | None
+    base_id: str | None
+    created_at_ms: int
+    finished_at_ms: int | None
+    metadata: Mapping[str, str]
+    raw: Wire = field(repr=False)
+
+    @classmethod
+    def from_wire(cls, wire: Wire) -> BlueprintInfo:
+        """Raises BadAnswer when the answer is not a blueprint."""
+        try:
+            step = wire.get("failed_step")
+            return cls(
+                id=wire["id"],
+                name=wire["name"],
+                status=wire["status"],
+                state=wire["state"],
+                message=wire.get("failure_message") or "",
+                failed_step=FailedStep(step["number"], step["command"], step.get("exit_code"), step["output"])
+                if step
+                else None,
+                base_id=wire.get("base_blueprint_id"),
+                created_at_ms=wire["create_time_ms"],
+                finished_at_ms=wire.get("build_finish_time_ms"),
+                metadata=wire.get("metadata") or {},
+                raw=wire,
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise errors.BadAnswer(f"cannot understand blueprint: {error!r} in the answer") from error
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its build is over, one way or the other."""
+        return self.status in {"build_complete", "failed"}
+
+
+@dataclass(frozen=True, slots=True)
+class BuildLine:
+    """One line of a build's log. What follows it is asked for by its `number`."""
+
+    number: int
+    level: str
+    at_ms: int
+    message: str
+    raw: Wire = field(repr=False)
+
+    @classmethod
+    def from_wire(cls, wire: Wire) -> BuildLine:
+        """Raises BadAnswer when the answer is not a line of a log."""
+        try:
+            return cls(wire["number"], wire["level"], wire["timestamp_ms"], wire["message"], wire)
+        except (KeyError, TypeError) as error:
+            raise errors.BadAnswer(f"cannot understand a line of a build's log: {error!r} in the answer") from error
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """A stored object as the server saw it. `size` in bytes, None until it is whole; times in Unix milliseconds."""
 

@@ -26,6 +26,8 @@ from corral.devboxes.ssh.routes import SshRoutes
 from corral.http.hold import Drain
 from corral.identity.routes import IdentityRoutes
 from corral.identity.service import Identity
+from corral.images.blueprints.routes import BlueprintRoutes
+from corral.images.blueprints.service import Blueprints
 from corral.images.remote import RemoteCopies
 from corral.images.remote_routes import RemoteRoutes
 from corral.images.snapshot_routes import SnapshotRoutes
@@ -48,6 +50,7 @@ def build(
     identity: Identity,
     devboxes: service.Devboxes,
     snapshots: Snapshots,
+    blueprints: Blueprints,
     objects: Objects,
     remote: RemoteCopies,
     tails: service.LogTails,
@@ -72,6 +75,7 @@ def build(
         executions=ExecutionRoutes(executions, sessions),
         files=FileRoutes(files),
         snapshots=SnapshotRoutes(snapshots),
+        blueprints=BlueprintRoutes(blueprints),
         objects=ObjectRoutes(objects, url=url),
         remote=RemoteRoutes(remote),
         ptys=PtyRoutes(devboxes, executions, sessions, tunnels),

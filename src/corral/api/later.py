@@ -22,24 +22,6 @@ _ROUTES: Final[tuple[tuple[Resource, str, str], ...]] = (
         """,
     ),
     (
-        Resource.BLUEPRINTS,
-        "blueprints",
-        """
-        POST /v1/blueprints
-        GET /v1/blueprints
-        GET /v1/blueprints/list_public
-        POST /v1/blueprints/preview
-        POST /v1/blueprints/create_from_inspection
-        GET /v1/blueprints/{id}
-        POST /v1/blueprints/{id}/delete
-        GET /v1/blueprints/{id}/logs
-        GET /v1/blueprints/metadata/keys
-        GET /v1/blueprints/metadata/keys/{key:path}/values
-        GET /v1/blueprints/public/metadata/keys
-        GET /v1/blueprints/public/metadata/keys/{key:path}/values
-        """,
-    ),
-    (
         Resource.SECRETS,
         "secrets",
         """

@@ -21,6 +21,8 @@ from corral.identity import wire as identity_wire
 from corral.identity.model import Need, Resource, Scope
 from corral.identity.routes import IdentityRoutes
 from corral.images import wire as images_wire
+from corral.images.blueprints import wire as blueprint_wire
+from corral.images.blueprints.routes import BlueprintRoutes
 from corral.images.remote_routes import RemoteRoutes
 from corral.images.snapshot_routes import SnapshotRoutes
 from corral.storage import wire as storage_wire
@@ -29,6 +31,8 @@ from corral.storage.routes import ObjectRoutes
 PUBLIC: Final = Need(None)
 READ: Final = Need(Resource.DEVBOXES, Scope.READ)
 WRITE: Final = Need(Resource.DEVBOXES, Scope.WRITE)
+BLUEPRINT_READ: Final = Need(Resource.BLUEPRINTS, Scope.READ)
+BLUEPRINT_WRITE: Final = Need(Resource.BLUEPRINTS, Scope.WRITE)
 SNAPSHOT_READ: Final = Need(Resource.SNAPSHOTS, Scope.READ)
 SNAPSHOT_WRITE: Final = Need(Resource.SNAPSHOTS, Scope.WRITE)
 OBJECT_READ: Final = Need(Resource.OBJECTS, Scope.READ)
@@ -43,6 +47,7 @@ CREATE_LIMIT: Final = 16 * MIB
 
 _DEVBOX: Final = "/v1/devboxes/{devbox_id}"
 _EXECUTION: Final = "/v1/devboxes/{devbox_id}/executions/{execution_id}"
+_BLUEPRINTS: Final = "/v1/blueprints"
 _SNAPSHOTS: Final = "/v1/devboxes/disk_snapshots"
 _PAGE: Final = ("limit", "starting_after", "include_total_count")
 _JSON: Final = Intake.JSON
@@ -59,6 +64,7 @@ class Handlers:
     files: FileRoutes
     ptys: PtyRoutes
     snapshots: SnapshotRoutes
+    blueprints: BlueprintRoutes
     objects: ObjectRoutes
     remote: RemoteRoutes
     ssh: SshRoutes
@@ -71,6 +77,7 @@ def rows(on: Handlers) -> Iterator[Route]:
     yield from _snapshots(on.snapshots)  # before the routes of one devbox, which would take their paths
     yield from _devboxes(on.devboxes)
     yield from _disks(on.devboxes)
+    yield from _blueprints(on.blueprints)
     yield from _files(on.files)
     yield from _ptys(on.ptys)
     yield from _ssh(on.ssh)
@@ -257,6 +264,53 @@ def _remote(on: RemoteRoutes) -> Iterator[Route]:
         answers=images_wire.RestoredView,
         replay=True,
         errors=own,
+    )
+
+
+def _blueprints(on: BlueprintRoutes) -> Iterator[Route]:
+    view, keys, values = (
+        blueprint_wire.BlueprintView,
+        blueprint_wire.BlueprintKeysView,
+        blueprint_wire.BlueprintValuesView,
+    )
+    # The routes with fixed names come before those of one blueprint, which would take their paths.
+    create: dict[str, Any] = {"answers": view, "replay": True, "body_limit": CREATE_LIMIT, "errors": (404, 413, 501)}
+    yield _post(_BLUEPRINTS, on.create, BLUEPRINT_WRITE, "create blueprint", **create)
+    path = f"{_BLUEPRINTS}/create_from_inspection"
+    yield _post(path, on.create_from_inspection, BLUEPRINT_WRITE, "create blueprint", **create)
+    yield _post(
+        f"{_BLUEPRINTS}/preview",
+        on.preview,
+        BLUEPRINT_READ,
+        "preview blueprint",
+        answers=blueprint_wire.BlueprintPreviewView,
+        body_limit=CREATE_LIMIT,
+        errors=(501,),
+    )
+    pages: dict[str, Any] = {
+        "answers": blueprint_wire.BlueprintListView,
+        "query": ("name", "status", *_PAGE),
+    }
+    yield _get(_BLUEPRINTS, on.list, BLUEPRINT_READ, "list blueprints", **pages)
+    yield _get(f"{_BLUEPRINTS}/list_public", on.list_public, BLUEPRINT_READ, "list blueprints", **pages)
+    for where, list_keys, list_values in (
+        ("", on.metadata_keys, on.metadata_values),
+        ("/public", on.public_metadata_keys, on.public_metadata_values),
+    ):
+        path = f"{_BLUEPRINTS}{where}/metadata/keys"
+        yield _get(path, list_keys, BLUEPRINT_READ, "list metadata keys", answers=keys)
+        yield _get(f"{path}/{{key:path}}/values", list_values, BLUEPRINT_READ, "list metadata values", answers=values)
+    one = f"{_BLUEPRINTS}/{{blueprint_id}}"
+    yield _get(one, on.retrieve, BLUEPRINT_READ, "show blueprint", answers=view, errors=(404,))
+    yield _post(f"{one}/delete", on.delete, BLUEPRINT_WRITE, "delete blueprint", answers=dict, errors=(404,))
+    yield _get(
+        f"{one}/logs",
+        on.logs,
+        BLUEPRINT_READ,
+        "show build log",
+        answers=blueprint_wire.BlueprintLogsView,
+        query=("starting_after",),
+        errors=(404,),
     )
 
 

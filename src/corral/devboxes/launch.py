@@ -7,7 +7,7 @@ Must not move the devbox to another state: it says what is so, the controller ac
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +24,7 @@ from corral.runtime.contract import ExecResult, FileProblem, Runtime, Stream
 #: is a part of what is compared.
 _COMMAND_ID: Final = "launch:{start}:{place}"
 _MOUNT_ID: Final = "mount:{place}"
+_SERVICE_ID: Final = "service:{start}:{place}"
 _SUSPEND_ID: Final = "suspend:{start}:{place}"
 
 
@@ -70,15 +71,14 @@ class Launch:
             return waiting
         if devbox.request.docker_in_docker and (progress := await self._start_docker(devbox, begun)) is not None:
             return progress
-        for place, command in enumerate(devbox.request.launch_commands):
-            wish = Wish(command, source=ExecutionSource.SETUP, command_id=_COMMAND_ID.format(start=start, place=place))
-            execution = begun.get(wish.command_id)
+        for wish, called in _setup(devbox):
+            execution = begun.get(wish.command_id or "")
             if execution is None:
                 execution = await self._followers.launch(devbox.account_id, devbox.id, wish)
             if execution.ended_at_ms is None:
                 return Progress(Outcome.WAITING)
             if execution.exit_code != 0:
-                return Progress(Outcome.FAILED, await self._explain(f"launch command {place + 1}", execution))
+                return Progress(Outcome.FAILED, await self._explain(called, execution))
         entrypoint = devbox.request.entrypoint
         entrypoint_id = _COMMAND_ID.format(start=start, place="entrypoint")
         if entrypoint is not None and entrypoint_id not in begun:
@@ -168,3 +168,14 @@ class Launch:
         why = "" if full is None else f" while the disk was full; {full.remedy}"
         message = f"{what} exited with code {execution.exit_code}{why}{said}"
         return Refusal(message, Reason.LAUNCH_FAILED if full is None else Reason.OUT_OF_DISK)
+
+
+def _setup(devbox: Devbox) -> Iterator[tuple[Wish, str]]:
+    """What runs before the entrypoint, one after another, each with what people call it."""
+    request, start, source = devbox.request, devbox.start, ExecutionSource.SETUP
+    for place, command in enumerate(request.services):
+        command_id = _SERVICE_ID.format(start=start, place=place)
+        yield Wish(command, source=source, command_id=command_id, user="root"), f"start of service {place + 1}"
+    for place, command in enumerate(request.launch_commands):
+        command_id = _COMMAND_ID.format(start=start, place=place)
+        yield Wish(command, source=source, command_id=command_id), f"launch command {place + 1}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from corral.runtime.contract import Layer, Limits, TerminalSize, User
 
@@ -83,7 +83,9 @@ class DevboxRequest:
     limits: Limits = field(default_factory=Limits)
     user: User = field(default_factory=User)
     image: str | None = None  #: None is the default image
+    blueprint_id: str | None = None  #: whose image lies below its disk, also when it begins as a snapshot
     snapshot_id: str | None = None  #: whose disk it begins as, and whose image it has then
+    services: tuple[str, ...] = ()  #: commands that start them, run as root before the launch commands
     launch_commands: tuple[str, ...] = ()
     entrypoint: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)  #: path -> text, written before the launch commands
@@ -97,6 +99,24 @@ class DevboxRequest:
     nested: bool = False  #: its root may make containers, see the runtime's contract
     launch_parameters: Mapping[str, object] = field(default_factory=dict)
     snapshot_every: int | None = None  #: seconds between two copies of its disk to the object store
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A blueprint as devboxes need it: image, launch parameters, and the commands of its services by their names."""
+
+    id: str
+    image: str
+    launch_parameters: Mapping[str, Any] = field(default_factory=dict)
+    services: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """What a snapshot is of: a devbox, and the blueprint whose image lies below its disk."""
+
+    devbox_id: str
+    blueprint_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

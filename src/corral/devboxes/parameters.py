@@ -7,12 +7,12 @@ as that, field by field, and never ignored.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from corral.core import errors
 from corral.devboxes import docker, wire
-from corral.devboxes.model import DevboxRequest, ObjectMount
+from corral.devboxes.model import DevboxRequest, ObjectMount, Origin
 from corral.runtime.contract import GIB, Limits, User
 
 #: Size -> (cores, memory in GiB, disk in GiB).
@@ -47,16 +47,26 @@ _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _USER_NAME: Final = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 
 
-def request(body: wire.CreateBody, *, architecture: str) -> DevboxRequest:
-    """Return the wish. `architecture` is the host's, in the dialect's words.
+#: What `cannot …` goes on with in refusals.
+_CREATE: Final = "create devbox"
+
+#: Fields of launch parameters of which a devbox that has one of its own takes none of its blueprint's.
+_TOGETHER: Final = (
+    frozenset({"resource_size_request", "custom_cpu_cores", "custom_gb_memory", "custom_disk_size"}),
+    frozenset({"after_idle", "lifecycle.after_idle"}),
+)
+
+
+def request(body: wire.CreateBody, *, architecture: str, origin: Origin | None = None) -> DevboxRequest:
+    """Return the wish. `architecture` is the host's, in the dialect's words; `origin` the blueprint that it names.
 
     Raises errors.Invalid with the field and the rule, errors.NotOffered with the field.
     """
-    _check_origin(body)
+    check_origin(body)
     refuse_later(body)
-    if body.blueprint_name is not None:
-        raise _invalid("blueprint_name", f"there is no blueprint {body.blueprint_name[:100]!r}")
     parameters = body.launch_parameters or wire.LaunchParameters()
+    if origin is not None:
+        parameters = merged(origin.launch_parameters, parameters)
     idle = _after_idle(parameters)
     hooks = _hooks(parameters)
     deadline = hooks.suspend_deadline_ms
@@ -66,8 +76,10 @@ def request(body: wire.CreateBody, *, architecture: str) -> DevboxRequest:
         env=_environment(body.environment_variables or {}),
         limits=_limits(parameters),
         user=_user(parameters.user_parameters),
-        image=docker.IMAGE if parameters.docker_in_docker and body.snapshot_id is None else None,
+        image=_image(body, parameters, origin),
+        blueprint_id=origin.id if origin is not None else None,
         snapshot_id=body.snapshot_id,
+        services=_services(parameters, origin),
         launch_commands=tuple(parameters.launch_commands or ()),
         entrypoint=body.entrypoint,
         files=_files(body),
@@ -83,7 +95,61 @@ def request(body: wire.CreateBody, *, architecture: str) -> DevboxRequest:
     )
 
 
-def _check_origin(body: wire.CreateBody) -> None:
+def _image(body: wire.CreateBody, parameters: wire.LaunchParameters, origin: Origin | None) -> str | None:
+    """None is the default image, and that of the snapshot for a devbox that begins as one."""
+    if origin is not None:
+        return origin.image
+    return docker.IMAGE if parameters.docker_in_docker and body.snapshot_id is None else None
+
+
+def check_launch(parameters: wire.LaunchParameters | None, verb: str, *, architecture: str) -> User:
+    """By the rules of devboxes, what others keep for devboxes to come: the user that they will have.
+
+    Raises errors.Invalid and errors.NotOffered, `cannot <verb>: launch_parameters…`.
+    """
+    given = parameters or wire.LaunchParameters()
+    body = wire.CreateBody(launch_parameters=given.model_copy(update={"required_services": None}))
+    try:
+        return request(body, architecture=architecture).user
+    except (errors.Invalid, errors.NotOffered) as problem:
+        raise type(problem)(problem.message.replace(_CREATE, verb, 1)) from None
+
+
+def merged(defaults: Mapping[str, Any], given: wire.LaunchParameters) -> wire.LaunchParameters:
+    """What a devbox has that says `given` and begins as a blueprint with these defaults: its own before those."""
+    below, above = _flat(defaults), _flat(given.model_dump(exclude_none=True))
+    for group in _TOGETHER:
+        if group & above.keys():
+            below = {name: value for name, value in below.items() if name not in group}
+    fields: dict[str, Any] = {}
+    for name, value in {**below, **above}.items():
+        outer, _, inner = name.partition(".")
+        if inner:
+            fields.setdefault(outer, {})[inner] = value
+        else:
+            fields[name] = value
+    return wire.LaunchParameters.model_validate(fields)
+
+
+def _flat(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """With the fields of `lifecycle` as fields of their own."""
+    inner = {f"lifecycle.{name}": value for name, value in (parameters.get("lifecycle") or {}).items()}
+    return {**{name: value for name, value in parameters.items() if name != "lifecycle"}, **inner}
+
+
+def _services(parameters: wire.LaunchParameters, origin: Origin | None) -> tuple[str, ...]:
+    """The commands that start the services that are asked for."""
+    commands = origin.services if origin is not None else {}
+    there = ", ".join(commands) or "none"
+    for name in parameters.required_services or ():
+        if name not in commands:
+            has = f"its blueprint has no such service (there: {there})" if origin else "only blueprints have services"
+            raise _bad("required_services", f"{name[:100]!r}: {has}")
+    return tuple(commands[name] for name in dict.fromkeys(parameters.required_services or ()))
+
+
+def check_origin(body: wire.CreateBody) -> None:
+    """Raise errors.Invalid for a devbox that shall begin as two things."""
     given = [name for name in ("blueprint_id", "blueprint_name", "snapshot_id") if getattr(body, name) is not None]
     if len(given) > 1:
         raise _invalid(given[1], f"must not be given beside {given[0]}: a devbox begins as one of both")
@@ -92,11 +158,11 @@ def _check_origin(body: wire.CreateBody) -> None:
 def refuse_later(body: wire.CreateBody) -> None:
     """Raise errors.NotOffered for the first field that asks for what this server does not offer."""
     for field in _later(body):
-        raise errors.NotOffered(f"cannot create devbox: {field}: this server does not offer it")
+        raise errors.NotOffered(f"cannot {_CREATE}: {field}: this server does not offer it")
 
 
 def _later(body: wire.CreateBody) -> Iterator[str]:
-    for name in ("blueprint_id", "tunnel", "repo_connection_id"):
+    for name in ("tunnel", "repo_connection_id"):
         if getattr(body, name) is not None:
             yield name
     for name in ("code_mounts", "secrets", "gateways", "mcp"):
@@ -113,8 +179,6 @@ def _later(body: wire.CreateBody) -> Iterator[str]:
 def _later_parameters(parameters: wire.LaunchParameters) -> Iterator[str]:
     if parameters.network_policy_id is not None:
         yield "network_policy_id"
-    if parameters.required_services:
-        yield "required_services"
     lifecycle = parameters.lifecycle or wire.Lifecycle()
     triggers = lifecycle.resume_triggers
     if triggers is not None and (triggers.http or triggers.axon_event):
@@ -195,20 +259,25 @@ def _user(parameters: wire.UserParameters | None) -> User:
 
 
 def _environment(variables: dict[str, str]) -> dict[str, str]:
+    check_variables(variables, _CREATE, "environment_variables")
+    return dict(variables)
+
+
+def check_variables(variables: Mapping[str, str], verb: str, where: str) -> None:
+    """Raise errors.Invalid, `cannot <verb>: <where>…`, for what no process can have in its environment."""
     total = 0
     for name, value in variables.items():
-        field = f"environment_variables.{name[:100]}"
+        field = f"{where}.{name[:100]}"
         if not _ENV_NAME.fullmatch(name):
-            raise _invalid(field, "a name is letters, digits and _, and begins with no digit")
+            raise _invalid(field, "a name is letters, digits and _, and begins with no digit", verb)
         if "\0" in value:
-            raise _invalid(field, "must not hold a NUL character")
+            raise _invalid(field, "must not hold a NUL character", verb)
         size = len(name) + 1 + len(value.encode())
         if size > ENV_BYTES:
-            raise _invalid(field, f"must be at most {ENV_BYTES} bytes with its name, not {size}")
+            raise _invalid(field, f"must be at most {ENV_BYTES} bytes with its name, not {size}", verb)
         total += size
     if total > ENV_TOTAL_BYTES:
-        raise _invalid("environment_variables", f"must be at most {ENV_TOTAL_BYTES} bytes in all, not {total}")
-    return dict(variables)
+        raise _invalid(where, f"must be at most {ENV_TOTAL_BYTES} bytes in all, not {total}", verb)
 
 
 def _files(body: wire.CreateBody) -> dict[str, str]:
@@ -218,12 +287,18 @@ def _files(body: wire.CreateBody) -> dict[str, str]:
             if mount.target in files:
                 raise _invalid(f"mounts[{index}].target", f"{mount.target[:100]} is mounted twice")
             files[mount.target] = mount.content
+    check_files(files, _CREATE)
+    return files
+
+
+def check_files(files: Mapping[str, str], verb: str) -> None:
+    """Raise errors.Invalid, `cannot <verb>: file_mounts…`, for files that cannot be mounted."""
     for path in files:
         if path.endswith("/"):
-            raise _invalid("file_mounts", f"{path[:100]} is a directory: name a file")
+            raise _invalid("file_mounts", f"{path[:100]} is a directory: name a file", verb)
     if (total := sum(len(text.encode()) for text in files.values())) > FILES_BYTES:
-        raise _invalid("file_mounts", f"must be at most {FILES_BYTES} bytes in all, not {total}: use upload_file")
-    return files
+        rule = f"must be at most {FILES_BYTES} bytes in all, not {total}: use upload_file"
+        raise _invalid("file_mounts", rule, verb)
 
 
 def _object_mounts(body: wire.CreateBody) -> tuple[ObjectMount, ...]:
@@ -256,5 +331,5 @@ def _bad(parameter: str, rule: str) -> errors.Invalid:
     return _invalid(f"launch_parameters.{parameter}", rule)
 
 
-def _invalid(field: str, rule: str) -> errors.Invalid:
-    return errors.Invalid(f"cannot create devbox: {field}: {rule}")
+def _invalid(field: str, rule: str, verb: str = _CREATE) -> errors.Invalid:
+    return errors.Invalid(f"cannot {verb}: {field}: {rule}")

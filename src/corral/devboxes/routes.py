@@ -212,14 +212,19 @@ class DevboxRoutes:
 
     async def _create(self, request: Request, body: wire.CreateBody) -> model.Devbox:
         """Create; a repeat of the request gets the view of this moment, even if the server dies before it answers."""
-        wish = parameters.request(body, architecture=self._architecture)
+        account_id = params.account_id(request)
+        parameters.check_origin(body)
+        origin = await self._devboxes.origin(
+            account_id, blueprint_id=body.blueprint_id, blueprint_name=body.blueprint_name
+        )
+        wish = parameters.request(body, architecture=self._architecture, origin=origin)
         keep = params.keep(request)
 
         def kept(connection: sa.Connection, devbox: model.Devbox) -> None:
             if keep is not None:
                 keep(connection, views.devbox_view(devbox).model_dump_json(exclude_none=True).encode())
 
-        return await self._devboxes.create(params.account_id(request), wish, also=kept)
+        return await self._devboxes.create(account_id, wish, also=kept)
 
     async def watch_evictions(self, request: Request) -> Response:
         """Evictions to come, as server-sent events. This server evicts nobody: the stream stays silent."""

@@ -92,6 +92,7 @@ def insert(
         "version": 0,
         "parent_id": parent_id,
         "kept": None,
+        "blueprint_id": request.blueprint_id,
     }
     seq = connection.execute(_INSERT, values).scalar_one()
     _insert_metadata(connection, account_id, seq, request.metadata)
@@ -246,9 +247,9 @@ def _distinct(
     return Page(items=tuple(found[:limit]), has_more=len(found) > limit, total=None)
 
 
-def keep(connection: sa.Connection, devbox_id: str, kept: Kept | None) -> None:
-    """Record that the devbox's disk is kept apart from its box, or that it is not any more."""
-    values = {"kept": None if kept is None else kept_to_json(kept)}
+def keep(connection: sa.Connection, devbox_id: str, kept: Kept) -> None:
+    """Record that the devbox's disk is kept apart from its box."""
+    values = {"kept": kept_to_json(kept)}
     connection.execute(DEVBOXES.update().where(_C.id == devbox_id, _C.ended_at_ms.is_(None)), values)
 
 
@@ -269,6 +270,12 @@ def kept_layers(connection: sa.Connection) -> set[Layer]:
     """Layers below disks that are kept apart from a box."""
     found = connection.execute(sa.select(_C.kept).where(_C.ended_at_ms.is_(None), _C.kept.is_not(None))).scalars()
     return {layer for stored in found for layer in kept_from_json(stored).layers}
+
+
+def of_blueprint(connection: sa.Connection, blueprint_id: str) -> bool:
+    """Whether the image of the blueprint lies below a devbox that has not ended."""
+    query = sa.select(_C.id).where(_C.blueprint_id == blueprint_id, _C.ended_at_ms.is_(None)).limit(1)
+    return connection.execute(query).first() is not None
 
 
 def begins_as(connection: sa.Connection, snapshot_id: str) -> bool:

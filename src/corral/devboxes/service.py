@@ -16,7 +16,7 @@ from corral.core import errors, events
 from corral.core.clock import Clock
 from corral.core.ids import Ids
 from corral.core.store.store import Store
-from corral.devboxes import alerts, execution_rows, faults, file_calls, logs, rows, usage
+from corral.devboxes import alerts, docker, execution_rows, faults, file_calls, logs, rows, usage
 from corral.devboxes.executions import Executions
 from corral.devboxes.file_calls import FileCall, FileCalls
 from corral.devboxes.files import Files
@@ -30,34 +30,51 @@ from corral.devboxes.model import (
     Kept,
     LogEntry,
     Observed,
+    Origin,
     Page,
+    Parent,
     Reason,
     Relative,
     Usage,
 )
+from corral.devboxes.parameters import check_files, check_launch, check_variables
 from corral.devboxes.ports import Ports
 from corral.devboxes.sessions import Sessions
 from corral.devboxes.ssh.keys import SshKeys
 from corral.devboxes.tables import request_of_kept, request_to_keep
 from corral.devboxes.tunnels import PtyTunnels
 from corral.devboxes.vitals import Vitals
+from corral.devboxes.wire import CodeMountParameters, Command, FilePath, Filled, LaunchParameters
 from corral.runtime import contract
 from corral.storage.service import Objects
 
 # Inside the class `list` is the method.
 LogEntries = list[LogEntry]
 
+#: The image of devboxes in which Docker runs.
+DOCKER_IMAGE: Final = docker.IMAGE
+
+#: With what others say of devboxes to come: the fields of it, and the rules.
 __all__ = [
+    "DOCKER_IMAGE",
+    "CodeMountParameters",
+    "Command",
     "Devboxes",
     "Executions",
     "FileCalls",
+    "FilePath",
     "Files",
+    "Filled",
+    "LaunchParameters",
     "LogTails",
     "Ports",
     "PtyTunnels",
     "Sessions",
     "SshKeys",
     "Which",
+    "check_files",
+    "check_launch",
+    "check_variables",
 ]
 
 #: Waiters look again this often even if nothing wakes them: the bound on a wake-up lost to a defect.
@@ -73,8 +90,8 @@ _BY_API: Final = rows.Step((Observed.SHUTDOWN,), Reason.API_SHUTDOWN, desired=De
 class Snapshots(Protocol):
     """What devboxes have to know of snapshots. Each call runs in the transaction of its caller."""
 
-    def require(self, connection: sa.Connection, account_id: str, snapshot_id: str) -> str:
-        """The devbox that it is of. Raises errors.CorralError unless the account's devboxes can begin as it."""
+    def require(self, connection: sa.Connection, account_id: str, snapshot_id: str) -> Parent:
+        """What it is of. Raises errors.CorralError unless the account's devboxes can begin as it."""
 
     def require_remote(self) -> None:
         """Raise errors.NotOffered when disks cannot be copied to an object store."""
@@ -84,6 +101,16 @@ class Snapshots(Protocol):
 
     def in_progress(self, connection: sa.Connection, devbox_id: str) -> bool:
         """Whether the devbox is about to be copied."""
+
+
+class Blueprints(Protocol):
+    """What devboxes have to know of blueprints. Each call runs in the transaction of its caller."""
+
+    def by_id(self, connection: sa.Connection, account_id: str, blueprint_id: str) -> Origin:
+        """The account's blueprint. Raises errors.CorralError unless devboxes can begin as it."""
+
+    def by_name(self, connection: sa.Connection, account_id: str, name: str) -> Origin:
+        """Of the account's blueprints of this name the latest one that was built. Raises errors.CorralError."""
 
 
 class Devboxes:
@@ -97,6 +124,7 @@ class Devboxes:
         executions: Executions,
         vitals: Vitals,
         snapshots: Snapshots,
+        blueprints: Blueprints,
         objects: Objects,
         *,
         clock: Clock,
@@ -109,8 +137,21 @@ class Devboxes:
         self._vitals = vitals
         self._snapshots = snapshots
         self._objects = objects
+        self._blueprints = blueprints
         self._clock = clock
         self._ids = ids
+
+    async def origin(self, account_id: str, *, blueprint_id: str | None, blueprint_name: str | None) -> Origin | None:
+        """The blueprint that a devbox names by either; None for one that names none. Raises errors.CorralError."""
+
+        def find(connection: sa.Connection) -> Origin | None:
+            if blueprint_id is not None:
+                return self._blueprints.by_id(connection, account_id, blueprint_id)
+            if blueprint_name is not None:
+                return self._blueprints.by_name(connection, account_id, blueprint_name)
+            return None
+
+        return await self._store.read(find)
 
     async def create(
         self,
@@ -122,7 +163,7 @@ class Devboxes:
         """Record the wish for a devbox and return it, provisioning. Once this returns, the devbox is not forgotten.
 
         `also` is called in the same transaction: what it writes is there if, and only if, the devbox is.
-        Raises errors.NotFound, errors.WrongState when it cannot begin as the snapshot, or mount the objects, that it
+        Raises errors.CorralError when it cannot begin as the snapshot or blueprint, or mount the objects, that it
         names.
         """
         if request.snapshot_every is not None:
@@ -130,13 +171,16 @@ class Devboxes:
         devbox_id = self._ids.new("dbx")
 
         def insert(connection: sa.Connection) -> Devbox:
-            parent_id = None
+            wish, parent_id = request, None
             if request.snapshot_id is not None:
-                parent_id = self._snapshots.require(connection, account_id, request.snapshot_id)
+                parent = self._snapshots.require(connection, account_id, request.snapshot_id)
+                wish, parent_id = replace(request, blueprint_id=parent.blueprint_id), parent.devbox_id
+            elif request.blueprint_id is not None:
+                self._blueprints.by_id(connection, account_id, request.blueprint_id)
             for mount in request.object_mounts:
                 self._objects.require(connection, account_id, mount.object_id)
             now_ms = self._clock.now_ms()
-            devbox = rows.insert(connection, devbox_id, account_id, request, now_ms, parent_id=parent_id)
+            devbox = rows.insert(connection, devbox_id, account_id, wish, now_ms, parent_id=parent_id)
             if also is not None:
                 also(connection, devbox)
             return devbox
@@ -278,6 +322,10 @@ class Devboxes:
     def begins_as(self, connection: sa.Connection, snapshot_id: str) -> bool:
         """In the caller's transaction: whether a devbox still waits for a box that begins as the snapshot."""
         return rows.begins_as(connection, snapshot_id)
+
+    def of_blueprint(self, connection: sa.Connection, blueprint_id: str) -> bool:
+        """In the caller's transaction: whether the image of the blueprint lies below a devbox that has not ended."""
+        return rows.of_blueprint(connection, blueprint_id)
 
     async def get(self, account_id: str, devbox_id: str) -> Devbox:
         """The devbox as it is now."""

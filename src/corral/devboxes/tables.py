@@ -52,6 +52,8 @@ DEVBOXES: Final = sa.Table(
     sa.Column("parent_id", sa.Text),
     sa.Column("kept", sa.JSON(none_as_null=True)),
     sa.Column("snapshot_every", sa.Integer),
+    sa.Column("blueprint_id", sa.Text),
+    sa.Index("ix_devboxes_live_blueprint_id", "blueprint_id", sqlite_where=sa.text("ended_at_ms IS NULL")),
     sa.Index("ix_devboxes_parent_id_seq", "parent_id", "seq"),
     sa.Index("ix_devboxes_account_id_seq", "account_id", "seq"),
     sa.Index("ix_devboxes_account_id_observed_seq", "account_id", "observed", "seq"),
@@ -135,7 +137,9 @@ FILE_CALLS: Final = sa.Table(
 
 
 def request_to_json(request: DevboxRequest) -> dict[str, Any]:
-    """What the column `request` holds: everything but name and metadata, which have columns because they change."""
+    """What the column `request` holds: everything but what has a column of its own: name and metadata
+    because they change, the blueprint because it is looked for.
+    """
     limits, user = request.limits, request.user
     return {
         "env": dict(request.env),
@@ -143,6 +147,7 @@ def request_to_json(request: DevboxRequest) -> dict[str, Any]:
         "user": {"name": user.name, "uid": user.uid, "gid": user.gid, "home": user.home},
         "image": request.image,
         "snapshot_id": request.snapshot_id,
+        "services": list(request.services),
         "launch_commands": list(request.launch_commands),
         "entrypoint": request.entrypoint,
         "files": dict(request.files),
@@ -210,7 +215,9 @@ def _request_from_row(row: Row) -> DevboxRequest:
         limits=Limits(**stored["limits"]),
         user=User(**stored["user"]),
         image=stored["image"],
+        blueprint_id=row["blueprint_id"],
         snapshot_id=stored.get("snapshot_id"),
+        services=tuple(stored.get("services", ())),
         launch_commands=tuple(stored["launch_commands"]),
         entrypoint=stored["entrypoint"],
         files=stored["files"],

@@ -31,6 +31,7 @@ class DevboxView(View):
     end_time_ms: int | None = None
     name: str | None = None
     metadata: dict[str, str]
+    blueprint_id: str | None = None
     snapshot_id: str | None = None
     parent_id: str | None = None
     capabilities: list[str]
@@ -301,6 +302,7 @@ def devbox_view(devbox: model.Devbox) -> DevboxView:
         end_time_ms=devbox.ended_at_ms,
         name=devbox.request.name or None,
         metadata=dict(devbox.request.metadata),
+        blueprint_id=devbox.request.blueprint_id if devbox.request.snapshot_id is None else None,
         snapshot_id=devbox.request.snapshot_id,
         parent_id=devbox.parent_id,
         capabilities=["docker_in_docker"] if devbox.request.docker_in_docker else [],

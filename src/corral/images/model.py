@@ -47,6 +47,7 @@ class Snapshot:
     env: Mapping[str, str]
     created_at_ms: int
     passing: bool = False  #: made for a fork, and shown to nobody
+    blueprint_id: str | None = None  #: whose image lies below the disk
     remote: str | None = None  #: the remote copy that it is received from
     request: Mapping[str, Any] | None = None  #: of the devbox whose disk that one is
 

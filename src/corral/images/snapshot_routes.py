@@ -68,11 +68,10 @@ class SnapshotRoutes:
     ) -> wire.SnapshotListView:
         """Snapshots of the account, newest first. `metadata[key]=value` filters by metadata."""
         metadata = params.metadata_filter(request)
-        if source_blueprint_id is not None:  # this server has no blueprints: no snapshot is of one
-            return wire.SnapshotListView(snapshots=[], has_more=False, total_count=0 if include_total_count else None)
         page = await self._snapshots.list(
             params.account_id(request),
             devbox_id=devbox_id,
+            blueprint_id=source_blueprint_id,
             metadata=metadata,
             limit=limit,
             starting_after=starting_after,

@@ -38,6 +38,7 @@ def insert(
     passing: bool = False,
     remote: str | None = None,
     request: Mapping[str, Any] | None = None,
+    blueprint_id: str | None = None,
 ) -> Snapshot:
     """Write the wish for a snapshot, and the event of it. `remote` is what it is received from, instead of a box."""
     values: dict[str, Any] = {
@@ -58,6 +59,7 @@ def insert(
         "passing": passing,
         "remote": remote,
         "request": request,
+        "source_blueprint_id": blueprint_id,
     }
     seq = connection.execute(SNAPSHOTS.insert().returning(_C.seq), values).scalar_one()
     _insert_metadata(connection, account_id, seq, wish.metadata)
@@ -165,11 +167,20 @@ def in_progress(connection: sa.Connection, devbox_id: str) -> bool:
     return connection.execute(query).first() is not None
 
 
+def of_blueprint(connection: sa.Connection, blueprint_id: str, *, passing: bool) -> list[str]:
+    """Snapshots that can be used, or soon can, whose disks lie above the image of the blueprint."""
+    conditions = [_C.source_blueprint_id == blueprint_id, _C.status.in_(SHOWN)]
+    if not passing:
+        conditions.append(_C.passing.is_(False))
+    return list(connection.execute(sa.select(_C.id).where(*conditions).order_by(_C.seq)).scalars())
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Which snapshots of an account a list shows."""
 
     devbox_id: str | None = None
+    blueprint_id: str | None = None
     metadata: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
 
 
@@ -209,6 +220,8 @@ def _conditions(account_id: str, which: Filter) -> list[sa.ColumnElement[bool]]:
     ]
     if which.devbox_id is not None:
         conditions.append(_C.devbox_id == which.devbox_id)
+    if which.blueprint_id is not None:
+        conditions.append(_C.source_blueprint_id == which.blueprint_id)
     for key, wanted in which.metadata.items():
         values = [wanted] if isinstance(wanted, str) else list(wanted)
         matching = sa.select(_M.snapshot_seq).where(_M.account_id == account_id, _M.key == key, _M.value.in_(values))

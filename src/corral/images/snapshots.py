@@ -17,7 +17,7 @@ from corral.core.clock import Clock
 from corral.core.ids import Ids
 from corral.core.reconcile import Reconciler
 from corral.core.store.store import Store
-from corral.devboxes.model import Devbox, copy_of
+from corral.devboxes.model import Devbox, Parent, copy_of
 from corral.devboxes.service import Devboxes
 from corral.images import snapshot_rows as rows
 from corral.images.model import Snapshot, SnapshotPage, SnapshotStatus, SnapshotWish, Source
@@ -90,14 +90,7 @@ def _env(connection: sa.Connection, images: Images, devbox: Devbox) -> Mapping[s
     """Variables of the image that the devbox's layers are of, whether it began as a snapshot or not."""
     origin = devbox.request.snapshot_id
     snapshot = rows.find(connection, origin) if origin is not None else None
-    if snapshot is not None:
-        return snapshot.env
-    try:
-        return images.resolve(devbox.request.image).env
-    except errors.NotFound:
-        # The name was removed since: the disk, whose layers are there, is worth more than a few variables.
-        log.get("images").warning("an image's variables are gone with its name", devbox=devbox.id)
-        return {}
+    return snapshot.env if snapshot is not None else images.resolve(devbox.request.image).env
 
 
 class SnapshotRules:
@@ -109,9 +102,10 @@ class SnapshotRules:
         self._clock = clock
         self._ids = ids
 
-    def require(self, connection: sa.Connection, account_id: str, snapshot_id: str) -> str:
-        """The devbox that it is of. Raises errors.NotFound or errors.WrongState unless devboxes can begin as it."""
-        return rows.require_complete(connection, account_id, snapshot_id).devbox_id
+    def require(self, connection: sa.Connection, account_id: str, snapshot_id: str) -> Parent:
+        """What it is of. Raises errors.NotFound or errors.WrongState unless devboxes can begin as it."""
+        snapshot = rows.require_complete(connection, account_id, snapshot_id)
+        return Parent(snapshot.devbox_id, snapshot.blueprint_id)
 
     def require_remote(self) -> None:
         """Raise errors.NotOffered when this server has no place for remote copies."""
@@ -130,7 +124,17 @@ class SnapshotRules:
         """Write the wish for a snapshot of a devbox that runs."""
         env = _env(connection, self._images, devbox)
         snapshot_id, at_ms = self._ids.new("snp"), self._clock.now_ms()
-        return rows.insert(connection, snapshot_id, devbox.account_id, devbox.id, wish, env, at_ms, passing=passing)
+        return rows.insert(
+            connection,
+            snapshot_id,
+            devbox.account_id,
+            devbox.id,
+            wish,
+            env,
+            at_ms,
+            passing=passing,
+            blueprint_id=devbox.request.blueprint_id,
+        )
 
     def in_progress(self, connection: sa.Connection, devbox_id: str) -> bool:
         """Whether a snapshot of the devbox is being made."""
@@ -195,13 +199,14 @@ class Snapshots:
         account_id: str,
         *,
         devbox_id: str | None = None,
+        blueprint_id: str | None = None,
         metadata: Mapping[str, str | Sequence[str]] | None = None,
         limit: int = 20,
         starting_after: str | None = None,
         count: bool = True,
     ) -> SnapshotPage:
         """The account's snapshots that can be used, or soon can, newest first; see `Devboxes.list`."""
-        which = rows.Filter(devbox_id=devbox_id, metadata=metadata or {})
+        which = rows.Filter(devbox_id, blueprint_id, metadata or {})
         return await self._store.read(
             lambda connection: rows.page(
                 connection, account_id, which, limit=limit, starting_after=starting_after, count=count

@@ -109,7 +109,7 @@ _SLIM = (
 # iptables and nft: dockerd and compose's networks use either; pigz: layers unpack on all cores.
 _DOCKER = ("docker.io", "docker-cli", "docker-buildx", "docker-compose", "iptables", "nftables", "pigz")
 # buildah's own list asks for a runtime, which a build by chroot does not start; without netavark it does not even
-# pull, though it makes no network with it. skopeo lays images out without compressing their layers; buildah never does.
+# pull, though it makes no network with it. skopeo lays images out without compressing layers; buildah never does.
 _BUILDER = ("buildah", "netavark", "skopeo")
 # buildah's tests, and plugins of networks that it makes no more: 120 of 190 MB.
 _BUILDER_WITHOUT = ("usr/libexec/buildah", "usr/lib/cni")

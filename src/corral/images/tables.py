@@ -40,6 +40,8 @@ SNAPSHOTS: Final = sa.Table(
     sa.Column("passing", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("remote", sa.Text),
     sa.Column("request", sa.JSON(none_as_null=True)),
+    sa.Column("source_blueprint_id", sa.Text),
+    sa.Index("ix_snapshots_source_blueprint_id_seq", "source_blueprint_id", "seq"),
     sa.Index("ix_snapshots_account_id_seq", "account_id", "seq"),
     sa.Index("ix_snapshots_devbox_id_seq", "devbox_id", "seq"),
     # What the controller looks at: what is to be made, and what is to be removed.
@@ -120,4 +122,5 @@ def snapshot_from_row(row: Row) -> Snapshot:
         passing=row["passing"],
         remote=row.get("remote"),
         request=row.get("request"),
+        blueprint_id=row["source_blueprint_id"],
     )

@@ -35,6 +35,7 @@ class SnapshotView(View):
     create_time_ms: int
     metadata: dict[str, str]
     source_devbox_id: str
+    source_blueprint_id: str | None = None
     name: str | None = None
     commit_message: str | None = None
     size_bytes: int | None = None
@@ -123,6 +124,7 @@ def snapshot_view(snapshot: model.Snapshot) -> SnapshotView:
         create_time_ms=snapshot.created_at_ms,
         metadata=dict(snapshot.wish.metadata),
         source_devbox_id=snapshot.devbox_id,
+        source_blueprint_id=snapshot.blueprint_id,
         name=snapshot.wish.name,
         commit_message=snapshot.wish.commit_message,
         size_bytes=snapshot.size if made else None,

@@ -239,7 +239,7 @@ def test_a_full_disk_is_named(server: BuildServer) -> None:
     failure = failed(server, f"FROM {BASE}\nRUN head -c 5G /dev/zero > /filler\n")
     assert failure["reason"] == "out_of_disk"
     assert failure["step"] == 2
-    assert "its disk of 1536 MiB is full" in failure["message"]
+    assert "its disk of 1024 MiB is full" in failure["message"]
 
 
 def test_too_little_memory_is_named(server: BuildServer) -> None:

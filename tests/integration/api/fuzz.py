@@ -86,6 +86,8 @@ class Things:
             ids["copy_id"] = self._copy() if path.endswith("/delete") else self._copy_id
         if path.endswith("/restore"):
             ids["snapshot_id"] = self._pulled_id
+        if "{blueprint_id}" in path:
+            ids["blueprint_id"] = self._post("/v1/blueprints", {"name": "fuzz"})["id"]
         if "{object_id}" in path:
             ids["object_id"] = self._object(case)
         if path.endswith(_STDIN):

@@ -43,6 +43,9 @@ from corral.devboxes.ssh.keys import Entrance
 from corral.devboxes.vitals import Vitals
 from corral.identity.service import Identity
 from corral.identity.tables import ACCOUNTS, API_KEYS
+from corral.images.blueprints.contexts import ObjectContexts
+from corral.images.blueprints.controller import BlueprintController
+from corral.images.blueprints.service import BlueprintRules, Blueprints
 from corral.images.layers import LayerShelf
 from corral.images.remote import RemoteCopies
 from corral.images.remote_controller import RemoteController, Retention
@@ -52,6 +55,7 @@ from corral.runtime.contract import MIB, Layer
 from corral.runtime.fake import FakeHost, FakeRuntime
 from corral.storage.controller import ObjectController
 from corral.storage.service import Objects, Places, Tokens, load_key, load_node, open_store
+from tests.harness.building import MemoryBuilds
 from tests.harness.server import free_port
 
 #: Bytes of one object.
@@ -86,6 +90,7 @@ class Stand:
     sessions: Sessions
     host: FakeHost
     reasons: list[str]
+    builds: MemoryBuilds
     folder: Path
 
     async def devbox(self, **body: Any) -> str:
@@ -170,7 +175,11 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
         return reasons
 
     snapshot_rules = SnapshotRules(NoImage(), clock=clock, ids=ids, remote=True)
-    devboxes = Devboxes(store, feed, runtime, executions, vitals, snapshot_rules, objects, clock=clock, ids=ids)
+    devboxes = Devboxes(
+        store, feed, runtime, executions, vitals, snapshot_rules, BlueprintRules(), objects, clock=clock, ids=ids
+    )
+    builds, contexts = MemoryBuilds(at_once=True), ObjectContexts(objects)
+    follower = BlueprintController(store, feed, builds, contexts, devboxes, clock=clock, resync_s=0.2)
     remote = RemoteStore(contents, "k" * 43)
     shelf = LayerShelf(folder / "layers", remote, lambda: ())
     sender = RemoteController(
@@ -184,6 +193,7 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
         identity=identity,
         devboxes=devboxes,
         snapshots=Snapshots(store, feed, devboxes, snapshot_rules, clock=clock),
+        blueprints=Blueprints(store, feed, builds, contexts, clock=clock, ids=ids, architecture="x86_64"),
         tails=LogTails(store, feed, runtime, executions, followers, calls, clock=clock),
         executions=executions,
         objects=objects,
@@ -198,11 +208,11 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
     port = free_port()
     listener = serve.Listener(gate, "127.0.0.1", port)
     url = f"http://127.0.0.1:{port}"
-    working = asyncio.gather(controller.run(), copies.run(), keeper.run(), sender.run())
+    working = asyncio.gather(controller.run(), copies.run(), keeper.run(), sender.run(), follower.run())
     await listener.start()
     try:
         async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30) as client:
-            yield Stand(url, key, client, gate, listener, identity, store, sessions, host, reasons, folder)
+            yield Stand(url, key, client, gate, listener, identity, store, sessions, host, reasons, builds, folder)
     finally:
         await listener.stop(grace_s=2)
         working.cancel()

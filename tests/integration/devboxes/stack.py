@@ -26,6 +26,7 @@ from corral.devboxes.lifecycle import Lifecycle, Rules
 from corral.devboxes.model import Devbox, DevboxRequest, Execution, ExecutionStatus, Observed
 from corral.devboxes.pulse import Pace
 from corral.devboxes.vitals import Vitals
+from corral.images.blueprints.service import BlueprintRules
 from corral.images.snapshots import Images, SnapshotController, SnapshotRules, Snapshots, Sources
 from corral.runtime.contract import MIB, Runtime, Stream
 from corral.runtime.fake import FakeHost, FakeRuntime
@@ -99,6 +100,7 @@ class Stack:
             self.executions,
             self.vitals,
             rules,
+            BlueprintRules(),
             self.objects,
             clock=self.clock,
             ids=ids,

@@ -39,6 +39,38 @@ async def test_a_missing_user_is_made_with_a_home_and_becomes_the_default(box: B
     ]
 
 
+async def test_a_user_that_is_made_becomes_root_where_the_image_has_sudo(box: Box) -> None:
+    await box.sh("mkdir -p /etc/sudoers.d")
+    await box.client.claim(user=User(name="agent", uid=5000, gid=5000, home="/home/agent"))
+    assert (await box.sh("stat -c '%U %a' /etc/sudoers.d/corral-agent", user="root")).stdout == b"root 440\n"
+    assert (await box.sh("cat /etc/sudoers.d/corral-agent", user="root")).stdout == b"agent ALL=(ALL) NOPASSWD:ALL\n"
+
+
+async def test_no_user_becomes_root_by_a_link_or_without_sudo(box: Box) -> None:
+    await box.sh("mkdir -p /etc/sudoers.d; touch /etc/other; ln -s /etc/other /etc/sudoers.d/corral-agent")
+    await box.client.claim(user=User(name="agent", uid=5000, gid=5000, home="/home/agent"))
+    assert (await box.sh("stat -c '%F %s' /etc/other", user="root")).stdout == b"regular empty file 0\n"
+    await box.sh("rm -r /etc/sudoers.d; ln -s /etc /etc/sudoers.d", user="root")
+    await box.client.claim(user=User(name="other", uid=5001, gid=5001, home="/home/other"))
+    assert (await box.sh("ls /etc | grep corral", user="root")).stdout == b""
+
+
+async def test_login_shells_have_the_path_that_was_given(box: Box) -> None:
+    path = "/opt/it's here:/usr/bin:/bin"
+    await box.sh(
+        "mkdir -p /etc/profile.d; "
+        "echo 'PATH=/nowhere:/bin; for i in /etc/profile.d/*.sh; do . $i; done' > /etc/profile"
+    )
+    await box.client.claim(env={"PATH": path})
+    assert (await box.run("/bin/bash", "-l", "-c", 'echo "$PATH"')).stdout.decode() == f"{path}\n"
+
+
+async def test_a_profile_that_keeps_the_path_is_left_alone(box: Box) -> None:
+    await box.sh("""mkdir -p /etc/profile.d; echo ': "${PATH:=/bin}"' > /etc/profile""")
+    await box.client.claim(env={"PATH": "/usr/bin:/bin"})
+    assert (await box.sh("ls /etc/profile.d | grep corral")).stdout == b""
+
+
 async def test_claiming_again_changes_what_is_given_and_doubles_nothing(box: Box) -> None:
     await box.client.claim(env={"A": "1"}, user=User(), hostname="first")
     before = (await box.sh("cat /etc/passwd /etc/group", user="root")).stdout

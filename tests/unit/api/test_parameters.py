@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from corral.api import problems
 from corral.core import errors
 from corral.devboxes import parameters, wire
-from corral.devboxes.model import DevboxRequest
+from corral.devboxes.model import DevboxRequest, Origin
 from corral.runtime.contract import GIB, Limits, User
 
 
@@ -184,7 +184,6 @@ def test_a_devbox_begins_as_one_thing() -> None:
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({"blueprint_id": "bpt_1"}, "blueprint_id"),
         ({"tunnel": {}}, "tunnel"),
         ({"secrets": {"A": "b"}}, "secrets"),
         ({"gateways": {"A": {"gateway": "g", "secret": "s"}}}, "gateways"),
@@ -194,7 +193,6 @@ def test_a_devbox_begins_as_one_thing() -> None:
         ({"mounts": [{"type": "agent_mount"}]}, "mounts[0].type agent_mount"),
         ({"mounts": [{"type": "broker_mount", "axon_id": "a"}]}, "mounts[0].type broker_mount"),
         ({"launch_parameters": {"network_policy_id": "npol_1"}}, "launch_parameters.network_policy_id"),
-        ({"launch_parameters": {"required_services": ["db"]}}, "launch_parameters.required_services"),
         (
             {"launch_parameters": {"lifecycle": {"resume_triggers": {"http": True}}}},
             "launch_parameters.lifecycle.resume_triggers",
@@ -207,8 +205,51 @@ def test_what_is_not_offered_is_refused_by_name_and_not_ignored(body: dict[str, 
     assert refused.value.message == f"cannot create devbox: {field}: this server does not offer it"
 
 
-def test_an_unknown_blueprint_name_is_a_bad_reference() -> None:
-    assert refusal({"blueprint_name": "mine"}) == "cannot create devbox: blueprint_name: there is no blueprint 'mine'"
+def merged(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    both = parameters.merged(defaults, wire.LaunchParameters.model_validate(given))
+    return both.model_dump(exclude_none=True)
+
+
+IDLE = {"idle_time_seconds": 60, "on_idle": "shutdown"}
+LATER = {"idle_time_seconds": 7, "on_idle": "suspend"}
+LIFE = {"keep_alive_time_seconds": 5}
+CUSTOM = {"resource_size_request": "CUSTOM_SIZE", "custom_cpu_cores": 2.0, "custom_gb_memory": 4}
+HOOKS = {"lifecycle_hooks": {"suspend_commands": ["true"]}}
+
+
+@pytest.mark.parametrize(
+    ("defaults", "given", "both"),
+    [
+        ({}, {}, {}),
+        ({"launch_commands": ["a"]}, {}, {"launch_commands": ["a"]}),
+        ({"launch_commands": ["a"]}, {"launch_commands": []}, {"launch_commands": []}),
+        (
+            {"keep_alive_time_seconds": 5},
+            {"architecture": "arm64"},
+            {"keep_alive_time_seconds": 5, "architecture": "arm64"},
+        ),
+        (CUSTOM, {"resource_size_request": "LARGE"}, {"resource_size_request": "LARGE"}),
+        ({"resource_size_request": "LARGE"}, CUSTOM, CUSTOM),
+        (CUSTOM, LIFE, {**CUSTOM, **LIFE}),
+        ({"after_idle": IDLE}, {"lifecycle": {"after_idle": LATER}}, {"lifecycle": {"after_idle": LATER}}),
+        ({"lifecycle": {"after_idle": IDLE, **HOOKS}}, {"after_idle": IDLE}, {"after_idle": IDLE, "lifecycle": HOOKS}),
+        ({"lifecycle": HOOKS}, {"lifecycle": {"after_idle": IDLE}}, {"lifecycle": {"after_idle": IDLE, **HOOKS}}),
+    ],
+)
+def test_a_devboxs_own_parameters_come_before_those_of_its_blueprint(
+    defaults: dict[str, Any], given: dict[str, Any], both: dict[str, Any]
+) -> None:
+    assert merged(defaults, given) == both
+
+
+def test_services_are_those_of_the_blueprint_each_once() -> None:
+    origin = Origin("bpt_1", "image", {"required_services": ["b", "a", "b"]}, {"a": "start a", "b": "start b"})
+    request = parameters.request(wire.CreateBody(), architecture="x86_64", origin=origin)
+    assert (request.services, request.image, request.blueprint_id) == (("start b", "start a"), "image", "bpt_1")
+    assert request.docker_in_docker
+    body = wire.CreateBody.model_validate({"launch_parameters": {"required_services": []}})
+    assert parameters.request(body, architecture="x86_64", origin=origin).services == ()
+    assert "only blueprints have services" in refusal({"launch_parameters": {"required_services": ["a"]}})
 
 
 def test_another_architecture_than_the_host_has_is_refused() -> None:

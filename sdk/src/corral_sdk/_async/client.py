@@ -7,6 +7,7 @@ from types import TracebackType
 
 from corral_sdk import _config, _retry, errors
 from corral_sdk._async import concurrency
+from corral_sdk._async.blueprints import AsyncBlueprints
 from corral_sdk._async.devbox import AsyncDevbox
 from corral_sdk._async.objects import AsyncObjects
 from corral_sdk._async.transport import TRANSFER_S, AsyncTransport, Call
@@ -43,6 +44,8 @@ class AsyncDevboxes:
         idle_s: int | None = None,
         snapshot: str | None = None,
         snapshot_every: int | None = None,
+        blueprint: str | None = None,
+        services: Sequence[str] = (),
         objects: Mapping[str, str] | None = None,
         docker: bool = False,
         wait: bool = True,
@@ -52,7 +55,9 @@ class AsyncDevboxes:
 
         `size` is X_SMALL to XX_LARGE; or give `cpu` in cores, `memory` and `disk` in GiB. `files` maps paths to
         text that is written before the launch commands run. `keep_alive_s` is its longest life, `idle_s` ends it
-        after so many seconds without activity. `snapshot` is the id of the snapshot that its disk begins as.
+        after so many seconds without activity. `snapshot` is the id of the snapshot that its disk begins as;
+        `blueprint` the id or name of a blueprint, by name the newest that is built, whose launch parameters are the
+        defaults of the devbox's. `services` are names of the blueprint's services that start with it.
         `snapshot_every` has its disk copied to the server's object store that often, in seconds.
         `objects` maps paths to ids of objects: each is written there, archives are unpacked into the path.
         With `docker`, containers in it are possible, and Docker runs.
@@ -65,13 +70,17 @@ class AsyncDevboxes:
             "custom_disk_size": disk,
             "launch_commands": list(launch_commands) or None,
             "keep_alive_time_seconds": keep_alive_s,
+            "required_services": list(services) or None,
             "after_idle": None if idle_s is None else {"idle_time_seconds": idle_s, "on_idle": "shutdown"},
             "docker_in_docker": docker or None,
         }
+        by_id = blueprint is not None and blueprint.startswith("bpt_")
         body: dict[str, object] = {
             "name": name,
             "snapshot_id": snapshot,
             "snapshot_every": snapshot_every,
+            "blueprint_id": blueprint if by_id else None,
+            "blueprint_name": None if by_id else blueprint,
             "entrypoint": entrypoint,
             "environment_variables": dict(env) if env else None,
             "metadata": dict(metadata) if metadata else None,
@@ -234,6 +243,7 @@ class AsyncCorral:
         self.devboxes = AsyncDevboxes(self._transport)
         self.snapshots = AsyncSnapshots(self._transport)
         self.objects = AsyncObjects(self._transport)
+        self.blueprints = AsyncBlueprints(self._transport, self.objects)
 
     async def __aenter__(self) -> AsyncCorral:
         return self

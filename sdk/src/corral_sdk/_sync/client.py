@@ -8,6 +8,7 @@ from types import TracebackType
 
 from corral_sdk import _config, _retry, errors
 from corral_sdk._sync import concurrency
+from corral_sdk._sync.blueprints import Blueprints
 from corral_sdk._sync.devbox import Devbox
 from corral_sdk._sync.objects import Objects
 from corral_sdk._sync.transport import TRANSFER_S, Call, Transport
@@ -44,6 +45,8 @@ class Devboxes:
         idle_s: int | None = None,
         snapshot: str | None = None,
         snapshot_every: int | None = None,
+        blueprint: str | None = None,
+        services: Sequence[str] = (),
         objects: Mapping[str, str] | None = None,
         docker: bool = False,
         wait: bool = True,
@@ -53,7 +56,9 @@ class Devboxes:
 
         `size` is X_SMALL to XX_LARGE; or give `cpu` in cores, `memory` and `disk` in GiB. `files` maps paths to
         text that is written before the launch commands run. `keep_alive_s` is its longest life, `idle_s` ends it
-        after so many seconds without activity. `snapshot` is the id of the snapshot that its disk begins as.
+        after so many seconds without activity. `snapshot` is the id of the snapshot that its disk begins as;
+        `blueprint` the id or name of a blueprint, by name the newest that is built, whose launch parameters are the
+        defaults of the devbox's. `services` are names of the blueprint's services that start with it.
         `snapshot_every` has its disk copied to the server's object store that often, in seconds.
         `objects` maps paths to ids of objects: each is written there, archives are unpacked into the path.
         With `docker`, containers in it are possible, and Docker runs.
@@ -66,13 +71,17 @@ class Devboxes:
             "custom_disk_size": disk,
             "launch_commands": list(launch_commands) or None,
             "keep_alive_time_seconds": keep_alive_s,
+            "required_services": list(services) or None,
             "after_idle": None if idle_s is None else {"idle_time_seconds": idle_s, "on_idle": "shutdown"},
             "docker_in_docker": docker or None,
         }
+        by_id = blueprint is not None and blueprint.startswith("bpt_")
         body: dict[str, object] = {
             "name": name,
             "snapshot_id": snapshot,
             "snapshot_every": snapshot_every,
+            "blueprint_id": blueprint if by_id else None,
+            "blueprint_name": None if by_id else blueprint,
             "entrypoint": entrypoint,
             "environment_variables": dict(env) if env else None,
             "metadata": dict(metadata) if metadata else None,
@@ -235,6 +244,7 @@ class Corral:
         self.devboxes = Devboxes(self._transport)
         self.snapshots = Snapshots(self._transport)
         self.objects = Objects(self._transport)
+        self.blueprints = Blueprints(self._transport, self.objects)
 
     def __enter__(self) -> Corral:
         return self

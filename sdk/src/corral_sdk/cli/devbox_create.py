@@ -53,6 +53,14 @@ Objects = Annotated[
 ]
 Docker = Annotated[bool, typer.Option("--docker", help="With Docker in it; without a snapshot from its image.")]
 
+BlueprintName = Annotated[
+    str | None, typer.Option("--blueprint", metavar="NAME", help="Id or name of the blueprint that it begins as.")
+]
+Services = Annotated[
+    list[str] | None,
+    typer.Option("--service", metavar="NAME", help="A service of the blueprint to start. Repeatable."),
+]
+
 
 def create(
     name: Annotated[str | None, typer.Option(help="A name to call it by.")] = None,
@@ -69,6 +77,8 @@ def create(
     file: Files = None,
     snapshot: Annotated[str | None, typer.Option(metavar="ID", help="The snapshot that its disk begins as.")] = None,
     snapshot_every: Period = None,
+    blueprint: BlueprintName = None,
+    service: Services = None,
     objects: Objects = None,
     docker: Docker = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it runs, or at once.")] = True,
@@ -82,6 +92,7 @@ def create(
       corral devbox create --name first
       corral devbox create --docker --size MEDIUM
       corral devbox create --cpu 4 --memory 8 --disk 16 --env LANG=C.UTF-8
+      corral devbox create --blueprint web
       corral devbox create --file ./run.sh:run.sh --launch-command 'sh run.sh'
       box=$(corral devbox create --idle 600) && corral devbox exec $box -- make
     """
@@ -104,6 +115,8 @@ def create(
             idle_s=idle,
             snapshot=snapshot,
             snapshot_every=snapshot_every,
+            blueprint=blueprint,
+            services=service or (),
             objects=common.pairs("--object", objects or ()) or None,
             docker=docker,
             wait=False,

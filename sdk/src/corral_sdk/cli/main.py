@@ -34,6 +34,7 @@ Examples:
 
 VERBS = {
     "devbox": "corral_sdk.cli.devbox:app",
+    "blueprint": "corral_sdk.cli.blueprint:app",
     "snapshot": "corral_sdk.cli.snapshot:app",
     "object": "corral_sdk.cli.object:app",
     "version": "corral_sdk.cli.version:version",

@@ -116,7 +116,8 @@ class OciRuntime(Runtime):
         try:
             living = await self._host.make(spec)
             await self._claim(living, spec, named=spec.origin is not None)
-            await settled(asyncio.to_thread(self._host.complete, living, spec))
+            if spec.origin is not None:
+                await settled(asyncio.to_thread(self._host.bound, living))
         except BoxExists:
             raise
         except BaseException:

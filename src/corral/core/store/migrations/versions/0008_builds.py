@@ -8,7 +8,7 @@ from alembic import op
 from corral.core.store.schema import ROW_NUMBER
 
 revision = "0008"
-down_revision = "0006"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
