@@ -111,8 +111,8 @@ _DOCKER = ("docker.io", "docker-cli", "docker-buildx", "docker-compose", "iptabl
 # buildah's own list asks for a runtime, which a build by chroot does not start; without netavark it does not even
 # pull, though it makes no network with it. skopeo lays images out without compressing layers; buildah never does.
 _BUILDER = ("buildah", "netavark", "skopeo")
-# buildah's tests, and plugins of networks that it makes no more: 120 of 190 MB.
-_BUILDER_WITHOUT = ("usr/libexec/buildah", "usr/lib/cni")
+# buildah's tests.
+_BUILDER_WITHOUT = ("usr/libexec/buildah",)
 
 _BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 _ENV: Final[Mapping[str, str]] = {
