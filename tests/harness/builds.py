@@ -43,7 +43,7 @@ _SOCKET = "builds.sock"
 DOOM = "DOOMED_AT"
 
 #: Layers of an image here: as many as the limit that the server has take half a minute to make.
-MOST_LAYERS = 8
+MOST_LAYERS = 3
 
 
 class BuildServer(Server):

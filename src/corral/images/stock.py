@@ -19,9 +19,6 @@ from corral.images.pins import Wheel
 from corral.runtime.contract import User
 
 DEFAULT: Final = "debian-12"
-#: For devboxes that ask for Docker, and for builds of images.
-DOCKER: Final = "docker"
-BUILDER: Final = "builder"
 
 SKELETONS: Final = Path(__file__).with_name("skeletons")
 
@@ -108,8 +105,8 @@ _SLIM = (
 )  # fmt: skip
 # iptables and nft: dockerd and compose's networks use either; pigz: layers unpack on all cores.
 _DOCKER = ("docker.io", "docker-cli", "docker-buildx", "docker-compose", "iptables", "nftables", "pigz")
-# buildah's own list asks for a runtime, which a build by chroot does not start; without netavark it does not even
-# pull, though it makes no network with it. skopeo lays images out without compressing layers; buildah never does.
+# buildah's own list asks for a runtime, which a build by chroot does not start. Without netavark it does not even load
+# an image, though it makes no network. skopeo lays images out without compressing their layers; buildah cannot.
 _BUILDER = ("buildah", "netavark", "skopeo")
 # buildah's tests.
 _BUILDER_WITHOUT = ("usr/libexec/buildah",)
@@ -146,9 +143,9 @@ def _stock() -> Iterator[Flavour]:
     layers = [
         _layer("debian-13", "debian-13-slim", full, node=pins.NODE_24),
         _layer(
-            BUILDER, "debian-13-slim", _BUILDER, skeletons=("builder",), without=_BUILDER_WITHOUT, env=_BUILDER_ENV
+            "builder", "debian-13-slim", _BUILDER, skeletons=("builder",), without=_BUILDER_WITHOUT, env=_BUILDER_ENV
         ),
-        _layer(DOCKER, "debian-13", _DOCKER, skeletons=("docker",), groups=("docker",)),
+        _layer("docker", "debian-13", _DOCKER, skeletons=("docker",), groups=("docker",)),
     ]
     for version, debian in (("3.11", "debian-12"), ("3.13", "debian-13")):
         python: dict[str, Any] = {"links": _PYTHON_LINKS, "env": _PYTHON_ENV}

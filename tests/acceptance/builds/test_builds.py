@@ -173,6 +173,36 @@ def test_the_log_is_read_while_the_build_goes_on(server: BuildServer) -> None:
     assert "late" in server.log(build_id)
 
 
+def test_a_real_program_is_built_in_two_stages_from_packages(server: BuildServer) -> None:
+    """As many a public project does it: tools and packages in the first stage, the program alone in the second."""
+    context = server.pack(
+        "service",
+        {
+            "requirements.txt": "flask==3.1.2\n",
+            "service.py": "import flask\n\napp = flask.Flask(__name__)\n\n\n@app.get('/')\n"
+            "def hello() -> str:\n    return 'hello from flask'\n",
+        },
+    )
+    dockerfile = f"""
+FROM {BASE} AS packages
+RUN apt-get update && apt-get install --yes --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/*
+COPY requirements.txt .
+RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir --requirement requirements.txt
+FROM {BASE}
+RUN useradd --create-home service
+COPY --from=packages /opt/venv /opt/venv
+COPY --chown=service service.py /srv/
+ENV PATH=/opt/venv/bin:$PATH
+USER service
+WORKDIR /srv
+CMD ["flask", "--app", "service", "run"]
+"""
+    build = server.build(dockerfile, context=context)
+    assert build["status"] == "build_complete", (build, server.log(build["id"])[-30:])
+    ask = "cd /srv && /opt/venv/bin/python -c 'import service; print(service.app.test_client().get(\"/\").text)'"
+    assert server.run(build["image"], ask) == "hello from flask\n"
+
+
 # ---------------------------------------------------------------- failures
 
 
