@@ -31,14 +31,12 @@ uv python find > /dev/null || echo "uv finds no interpreter"
 test -x /usr/lib/openssh/sftp-server || echo "no SFTP server"
 """
 
-#: A package of one module, installed as the user and then as root, without a network.
+#: A package of one module, installed as root, whom PEP 668 would refuse, and without a network.
 PIP = """
 mkdir -p /tmp/package && cd /tmp/package
 echo 'def f(): return 7' > little.py
 echo 'import setuptools; setuptools.setup(name="little", version="1", py_modules=["little"])' > setup.py
-pip install --quiet --no-index --no-build-isolation . && python -c 'import little; print(little.f())'
-sudo -E pip install --quiet --no-index --no-build-isolation --force-reinstall . && sudo python3 -c 'import little'
-python3 -m venv /tmp/venv && /tmp/venv/bin/pip --version | cut -d' ' -f1
+sudo pip install --quiet --no-index --no-build-isolation . && python -c 'import little; print(little.f())'
 """
 
 NPM = """
@@ -46,7 +44,7 @@ mkdir -p /tmp/npm && cd /tmp/npm
 echo '{"name": "little", "version": "1.0.0", "bin": {"little": "little.js"}}' > package.json
 printf '#!/usr/bin/env node\\nconsole.log("from npm")\\n' > little.js
 npm install --global --offline "$(npm pack --offline 2> /dev/null)" > /dev/null 2>&1
-little
+~/.local/bin/little
 node -v
 """
 
@@ -79,7 +77,7 @@ async def test_a_stock_image_keeps_its_promises(bench: Bench, box: str, flavour:
     common = await bench.sh(box, COMMON)
     assert (common.stdout, common.stderr, common.code) == ("", "", 0)
     pip = await bench.sh(box, PIP)
-    assert (pip.stdout, pip.code) == ("7\npip\n", 0), pip.stderr
+    assert (pip.stdout, pip.code) == ("7\n", 0), pip.stderr
     python = await bench.sh(box, "python3 -V")
     assert python.stdout.startswith("Python 3.11" if flavour.suite == "bookworm" else "Python 3.13")
     compiled = await bench.sh(box, COMPILE)
