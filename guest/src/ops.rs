@@ -27,11 +27,16 @@ impl Guest {
             Some(conn) => std::mem::take(&mut conn.input.fds),
             None => return Ok(()),
         };
-        if !fds.is_empty() && op != "exec" {
+        if !fds.is_empty() && !matches!(op.as_str(), "exec" | "wake") {
             return Err(Failure::bad("descriptors with an operation that takes none"));
+        }
+        if self.parked && !matches!(op.as_str(), "hello" | "park" | "wake") {
+            return Err(Kind::Busy.into());
         }
         match op.as_str() {
             "hello" => self.hello(key),
+            "park" => self.park(key),
+            "wake" => self.wake(key, fds),
             "claim" => {
                 self.identity.claim(parse(body)?)?;
                 self.finish(key, &json(proto::REPLY, &proto::Nothing {}));

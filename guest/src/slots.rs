@@ -80,6 +80,13 @@ impl<T> Slots<T> {
         Some(value)
     }
 
+    pub fn keys(&self) -> Vec<Key> {
+        let key = |(index, slot): (usize, &Slot<T>)| {
+            slot.value.as_ref().map(|_| Key { index: index as u32, generation: slot.generation })
+        };
+        self.slots.iter().enumerate().filter_map(key).collect()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().filter_map(|slot| slot.value.as_ref())
     }
@@ -98,7 +105,9 @@ mod tests {
         let mut slots = Slots::new();
         let old = put(&mut slots, 1);
         assert_eq!(slots.remove(old), Some(1));
+        assert_eq!(slots.keys(), []);
         let new = put(&mut slots, 2);
+        assert_eq!(slots.keys(), [new]);
         assert_eq!(slots.len(), 1);
         assert!(slots.get(old).is_none());
         assert!(slots.remove(old).is_none());

@@ -133,6 +133,17 @@ pub fn setsockopt<T>(fd: RawFd, level: c_int, name: c_int, value: &T) -> Sys<()>
     check(unsafe { libc::setsockopt(fd, level, name, ptr::from_ref(value).cast(), size) }).map(drop)
 }
 
+/// Whether it is a socket that takes connections.
+pub fn listens(fd: &impl AsRawFd) -> bool {
+    let mut listens: c_int = 0;
+    let mut size = size_of::<c_int>() as libc::socklen_t;
+    let pointer: *mut c_void = ptr::from_mut(&mut listens).cast();
+    // SAFETY: `listens` has room for `size` bytes.
+    let result =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ACCEPTCONN, pointer, &mut size) };
+    result == 0 && listens != 0
+}
+
 /// The error that a socket has waiting, 0 for none.
 pub fn socket_error(fd: RawFd) -> c_int {
     let mut value: c_int = 0;
@@ -171,6 +182,12 @@ pub fn waiting(fd: RawFd) -> usize {
         Ok(_) => usize::try_from(count).unwrap_or(0),
         Err(_) => 0,
     }
+}
+
+/// Whether processes of the same user may trace this one and look at its descriptors.
+pub fn set_dumpable(on: bool) -> Sys<()> {
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(on)) }).map(drop)
 }
 
 /// The soft and hard limit of open files.

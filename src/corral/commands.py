@@ -68,7 +68,8 @@ def doctor(data: Data = None, *, as_json: Json = False) -> None:
     """
     with _told():
         settings = load(os.environ, data=data)
-        found = [*probe.facts(daemon.oci_settings(settings)), *_image_facts(settings)]
+        oci = daemon.oci_settings(settings)
+        found = [*probe.facts(oci), probe.memory_fact(oci), *_image_facts(settings)]
     if as_json:
         typer.echo(json.dumps([asdict(fact) for fact in found], indent=2))
     else:

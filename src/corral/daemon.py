@@ -101,6 +101,7 @@ def oci_settings(settings: Settings) -> OciSettings:
         warm=settings.warm_boxes,
         nested=settings.nested is Switch.ON,
         layer_roots=(settings.images,),
+        criu=settings.criu,
     )
 
 

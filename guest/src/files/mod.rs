@@ -49,6 +49,11 @@ impl Drop for Place {
     }
 }
 
+/// Whether any call is under way.
+pub fn working() -> bool {
+    JOBS.load(Ordering::Acquire) > 0
+}
+
 /// Work on `job` and answer on `socket`, in a thread of its own. On failure the caller answers.
 pub fn start(socket: OwnedFd, account: Account, job: Job) -> Result<(), Failure> {
     let place = Place::take().ok_or(Kind::Busy)?;

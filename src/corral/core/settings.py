@@ -78,6 +78,9 @@ class Settings:
         RuntimeName.OCI
     )
     oci_runtime: Annotated[str, "OCI runtime program that starts boxes."] = "crun"
+    criu: Annotated[
+        Path, "Folder of the CRIU that the set-up fetched; else the host's own keeps memories of suspended devboxes."
+    ] = Path("/var/lib/corral/criu")
     guest: Annotated[Path | None, "The guest program, when it is not where the source tree builds it."] = None
     nested: Annotated[
         Switch, "Whether boxes that hold containers are made: builds and devboxes with `docker_in_docker` need them."

@@ -24,6 +24,7 @@ _CLASSES: Final[Mapping[Cause, type[errors.CorralError]]] = {
     Cause.NO_SUCH_SNAPSHOT: errors.NotFound,
     Cause.EXECUTION_ENDED: errors.WrongState,
     Cause.PORT_CLOSED: errors.WrongState,
+    Cause.MEMORY_NOT_KEPT: errors.WrongState,
     Cause.BOX_GONE: errors.WrongState,
     Cause.OUT_OF_DISK: errors.OutOfDisk,
     Cause.OUT_OF_TASKS: errors.Exhausted,

@@ -64,7 +64,7 @@ class Launch:
         sources = (ExecutionSource.SETUP, ExecutionSource.ENTRYPOINT)
         known = await self._store.read(lambda connection: execution_rows.of_source(connection, devbox.id, sources))
         begun = {execution.command_id: execution for execution in known}
-        start = devbox.start
+        start = devbox.launch
         if not begun and (problem := await self._write_files(devbox) or await self._mounts.write(devbox)):
             return Progress(Outcome.FAILED, problem)
         if start == 0 and (waiting := await self._unpack(devbox, begun)) is not None:
@@ -124,7 +124,7 @@ class Launch:
             return None
         sources = (ExecutionSource.ENTRYPOINT,)
         known = await self._store.read(lambda connection: execution_rows.of_source(connection, devbox.id, sources))
-        command_id = _COMMAND_ID.format(start=devbox.start, place="entrypoint")
+        command_id = _COMMAND_ID.format(start=devbox.launch, place="entrypoint")
         ended = (one for one in known if one.command_id == command_id and one.ended_at_ms is not None)
         return next(ended, None)
 

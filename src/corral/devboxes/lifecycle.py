@@ -7,8 +7,8 @@ the row and at the host, not at what an earlier step did, so that it can be canc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from corral.core import errors, log
@@ -17,7 +17,7 @@ from corral.core.store.store import Store
 from corral.devboxes import deadlines, faults, launch, rows
 from corral.devboxes.followers import Followers
 from corral.devboxes.launch import Launch, Outcome
-from corral.devboxes.model import ENDED, Desired, Devbox, Kept, Observed, Reason, copy_of
+from corral.devboxes.model import ENDED, Desired, Devbox, KeepMemory, Kept, Memory, Observed, Reason, copy_of
 from corral.devboxes.object_mounts import ObjectMounts
 from corral.devboxes.vitals import Vitals
 from corral.runtime.contract import (
@@ -26,8 +26,10 @@ from corral.runtime.contract import (
     BoxGone,
     BoxSpec,
     BoxStatus,
+    Copied,
     HostUnfit,
     Layer,
+    MemoryNotKept,
     NoSuchSnapshot,
     Runtime,
     RuntimeFailure,
@@ -39,6 +41,8 @@ from corral.storage.service import Objects
 _COPY_PAUSE_S: Final = 0.03
 
 _MAX_HOSTNAME: Final = 63
+
+_NOT_WANTED: Final = "keep_memory is never"
 
 _TO_RUNNING: Final = rows.Step((Observed.RUNNING,))
 _AT_ONCE: Final = rows.Step((Observed.INITIALIZING, Observed.RUNNING))
@@ -166,27 +170,49 @@ class Lifecycle:
             return await self._stay(devbox, problem.message)
         async with self._stops:
             await self._runtime.destroy(devbox.id)
-        return await self._asleep(devbox)
+        return await self._asleep(await self._again(devbox))
+
+    async def _again(self, devbox: Devbox) -> Devbox:
+        return await self._store.read(lambda connection: rows.find(connection, devbox.id)) or devbox
 
     async def _keep_disk(self, devbox: Devbox) -> None:
+        """Keep its disk; its memory too where it wants that and it can be. Raises RuntimeFailure."""
+        wanted, message = devbox.request.keep_memory, _NOT_WANTED
+        copied = None
+        if wanted is not KeepMemory.NEVER:
+            try:
+                copied = await self._copy(self._runtime.checkpoint, devbox)
+            except MemoryNotKept as problem:
+                if wanted is KeepMemory.ALWAYS:
+                    raise
+                message = problem.message
+        with_memory = copied is not None
+        if copied is None:
+            copied = await self._copy(self._runtime.snapshot, devbox)
+        kept = Kept(copied.layers, copied.size)
+        memory = Memory(with_memory, "" if with_memory else message, copied.memory, devbox.launch)
+        await self._store.write(lambda connection: rows.keep(connection, devbox.id, kept, memory))
+
+    async def _copy(self, take: Callable[[str, str], Awaitable[Copied]], devbox: Devbox) -> Copied:
         name = copy_of(devbox.id)
         try:
-            copied = await self._runtime.snapshot(devbox.id, name)
+            return await take(devbox.id, name)
         except SnapshotExists:
             # Of a step that was cut off: the box has gone on since.
             await self._runtime.forget_snapshot(name)
-            copied = await self._runtime.snapshot(devbox.id, name)
-        kept = Kept(copied.layers, copied.size)
-        await self._store.write(lambda connection: rows.keep(connection, devbox.id, kept))
+            return await take(devbox.id, name)
 
     async def _asleep(self, devbox: Devbox) -> float | None:
         self._troubles.pop(devbox.id, None)
-        await self._move(devbox, _SUSPENDING, rows.Step((Observed.SUSPENDED,), devbox.reason, devbox.message))
+        step = rows.Step((Observed.SUSPENDED,), devbox.reason, devbox.message, memory=devbox.memory)
+        await self._move(devbox, _SUSPENDING, step)
         return None
 
     async def _stay(self, devbox: Devbox, message: str) -> float | None:
         """It cannot be suspended: it goes on running, and says why."""
         self._troubles.pop(devbox.id, None)
+        # Also lets a box go on that stands still because its memory was kept.
+        await self._runtime.forget_snapshot(copy_of(devbox.id))
         step = rows.Step((Observed.RUNNING,), message=f"not suspended: {message}", desired=Desired.RUNNING)
         running = await self._move(devbox, _SUSPENDING, step)
         self._log.warning("devbox not suspended", devbox=devbox.id, message=message)
@@ -201,24 +227,35 @@ class Lifecycle:
             return await self._end(devbox, Reason.START_FAILED, problem.message)
         if source is None:
             return _COPY_PAUSE_S
+        memory = devbox.memory
         try:
             async with self._starts:
-                await self._make_box(devbox, source)
-        except (HostUnfit, NoSuchSnapshot) as problem:
+                try:
+                    box = await self._make_box(devbox, source, memory=memory is not None and memory.kept)
+                except MemoryNotKept as problem:
+                    if memory is None or devbox.request.keep_memory is KeepMemory.ALWAYS:
+                        raise
+                    self._log.warning("memory not brought back", devbox=devbox.id, message=problem.message)
+                    memory = replace(memory, kept=False, message=problem.message)
+                    box = await self._make_box(devbox, source, memory=False)
+        except (HostUnfit, NoSuchSnapshot, MemoryNotKept) as problem:
             return await self._end(devbox, Reason.START_FAILED, faults.to_error(problem).message)
         except RuntimeFailure as problem:
             self._troubles[devbox.id] = problem.message  # what the failure says if no later try succeeds in time
             raise
         self._troubles.pop(devbox.id, None)
-        empty = launch.is_empty(devbox.request)
-        moved = await self._move(devbox, _PROVISIONING, _AT_ONCE if empty else _TO_INITIALIZING)
+        if memory is not None and not box.restored:
+            memory = replace(memory, kept=False, launch=None)
+        empty = box.restored or launch.is_empty(devbox.request)
+        step = replace(_AT_ONCE if empty else _TO_INITIALIZING, memory=memory)
+        moved = await self._move(devbox, _PROVISIONING, step)
         if moved is None:
             return None
         if devbox.kept is not None:
             await self._runtime.forget_snapshot(copy_of(devbox.id))
         return await (self._keep(moved) if empty else self._initialize(moved))
 
-    async def _make_box(self, devbox: Devbox, source: Source) -> None:
+    async def _make_box(self, devbox: Devbox, source: Source, *, memory: bool) -> Box:
         """Make the box, or keep the one that was made for this row before a restart."""
         request = devbox.request
         spec = BoxSpec(
@@ -230,17 +267,18 @@ class Lifecycle:
             env={**source.env, **request.env},
             origin=source.origin,
             nested=request.nested or request.docker_in_docker,
+            memory=memory,
         )
         due = self._deadline(devbox)
         async with asyncio.timeout(max(1.0, due.left_s) if due is not None else None):
             try:
-                await self._runtime.create(spec)
+                return await self._runtime.create(spec)
             except BoxExists:
                 box = await self._inspect(devbox.id)
                 if box is not None and box.status is BoxStatus.RUNNING:
-                    return
+                    return box
                 await self._runtime.destroy(devbox.id)
-                await self._runtime.create(spec)
+                return await self._runtime.create(spec)
 
     async def _initialize(self, devbox: Devbox) -> float | None:
         progress = await self._launch.step(devbox)

@@ -56,6 +56,14 @@ class Reason(enum.StrEnum):
     LOST = "lost"  #: the box is not on the host any more and nobody knows why
 
 
+class KeepMemory(enum.StrEnum):
+    """Whether a suspended devbox keeps its memory, and with it its processes, beside its disk."""
+
+    AUTO = "auto"  #: where it can be; otherwise the disk alone, and the devbox says why
+    ALWAYS = "always"  #: a suspend or resume that cannot, fails
+    NEVER = "never"
+
+
 @dataclass(frozen=True, slots=True)
 class Transition:
     """A devbox entered `status` at `at_ms` (Unix milliseconds)."""
@@ -97,6 +105,7 @@ class DevboxRequest:
     suspend_limit_s: float = 30.0  #: for all of them together
     docker_in_docker: bool = False  #: containers in it are possible, and Docker is started
     nested: bool = False  #: its root may make containers, see the runtime's contract
+    keep_memory: KeepMemory = KeepMemory.AUTO
     launch_parameters: Mapping[str, object] = field(default_factory=dict)
     snapshot_every: int | None = None  #: seconds between two copies of its disk to the object store
 
@@ -128,6 +137,20 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """What became of a devbox's memory when it was last suspended or resumed.
+
+    `message` says why it was not kept, or not brought back; `size` in bytes. `launch` is the number of the launch that
+    the processes are of; None when none went on.
+    """
+
+    kept: bool
+    message: str = ""
+    size: int = 0
+    launch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Devbox:
     """A devbox as its row says. Times in Unix milliseconds; `message` explains `reason` to a person."""
 
@@ -144,11 +167,17 @@ class Devbox:
     transitions: tuple[Transition, ...]
     parent_id: str | None = None  #: the devbox whose disk it began as a copy of
     kept: Kept | None = None  #: what is kept of its box while there is none
+    memory: Memory | None = None  #: None before the first suspend
 
     @property
     def start(self) -> int:
         """How often it was resumed."""
         return sum(one.status is Observed.PROVISIONING for one in self.transitions) - 1
+
+    @property
+    def launch(self) -> int:
+        """The number of the launch whose commands and entrypoint are the devbox's."""
+        return self.start if self.memory is None or self.memory.launch is None else self.memory.launch
 
 
 def copy_of(devbox_id: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from corral.core import errors
 from corral.devboxes import docker, wire
-from corral.devboxes.model import DevboxRequest, ObjectMount, Origin
+from corral.devboxes.model import DevboxRequest, KeepMemory, ObjectMount, Origin
 from corral.runtime.contract import GIB, Limits, User
 
 #: Size -> (cores, memory in GiB, disk in GiB).
@@ -90,6 +90,7 @@ def request(body: wire.CreateBody, *, architecture: str, origin: Origin | None =
         suspend_commands=tuple(hooks.suspend_commands or ()),
         suspend_limit_s=(SUSPEND_DEADLINE_MS if deadline is None else deadline) / 1000,
         docker_in_docker=bool(parameters.docker_in_docker or parameters.required_services),
+        keep_memory=KeepMemory(parameters.keep_memory or KeepMemory.AUTO),
         launch_parameters=_effective(parameters, idle, architecture),
         snapshot_every=body.snapshot_every,
     )

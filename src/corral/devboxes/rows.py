@@ -7,7 +7,7 @@ Must not wait, and must not talk to a runtime.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ from corral.devboxes.model import (
     Devbox,
     DevboxRequest,
     Kept,
+    Memory,
     Observed,
     Page,
     Reason,
@@ -93,6 +94,7 @@ def insert(
         "parent_id": parent_id,
         "kept": None,
         "blueprint_id": request.blueprint_id,
+        "memory": None,
     }
     seq = connection.execute(_INSERT, values).scalar_one()
     _insert_metadata(connection, account_id, seq, request.metadata)
@@ -132,6 +134,7 @@ class Step:
     reason: Reason = Reason.NONE
     message: str = ""
     desired: Desired | None = None
+    memory: Memory | None = None  #: what became of its memory; None leaves it as it was
 
 
 def transition(
@@ -159,6 +162,7 @@ def transition(
         "ended_at_ms": at_ms if ends else None,
         "transitions": [*row["transitions"], *(_stored(one) for one in passed)],
         "kept": row["kept"] if step.statuses[-1] in BOXLESS else None,
+        "memory": asdict(step.memory) if step.memory is not None else row["memory"],
         "version": row["version"] + 1,
     }
     swapped = connection.execute(_SWAP, {"key": devbox_id, "was": row["version"], **changes})
@@ -167,7 +171,7 @@ def transition(
     if ends:
         connection.execute(_FORGET_SSH_KEYS, {"key": devbox_id})
     for one in passed:
-        _tell(connection, devbox_id, one, step.message)
+        _tell(connection, devbox_id, one, step.message, step.memory)
     return devbox_from_row({**row, **changes})
 
 
@@ -247,9 +251,9 @@ def _distinct(
     return Page(items=tuple(found[:limit]), has_more=len(found) > limit, total=None)
 
 
-def keep(connection: sa.Connection, devbox_id: str, kept: Kept) -> None:
-    """Record that the devbox's disk is kept apart from its box."""
-    values = {"kept": kept_to_json(kept)}
+def keep(connection: sa.Connection, devbox_id: str, kept: Kept, memory: Memory) -> None:
+    """Record that the devbox's disk, and perhaps its memory, is kept apart from its box."""
+    values = {"kept": kept_to_json(kept), "memory": asdict(memory)}
     connection.execute(DEVBOXES.update().where(_C.id == devbox_id, _C.ended_at_ms.is_(None)), values)
 
 
@@ -400,6 +404,10 @@ def _stored(one: Transition) -> list[Any]:
     return [one.status.value, one.at_ms, one.reason.value]
 
 
-def _tell(connection: sa.Connection, devbox_id: str, one: Transition, message: str) -> None:
-    data = {"reason": one.reason.value, "message": message}
+def _tell(
+    connection: sa.Connection, devbox_id: str, one: Transition, message: str, memory: Memory | None = None
+) -> None:
+    data: dict[str, Any] = {"reason": one.reason.value, "message": message}
+    if memory is not None:
+        data |= {"memory_kept": memory.kept, "memory_message": memory.message}
     events.append(connection, at_ms=one.at_ms, subject=devbox_id, kind=f"devbox.{one.status.value}", data=data)

@@ -18,7 +18,9 @@ from corral.devboxes.model import (
     Execution,
     ExecutionSource,
     ExecutionStatus,
+    KeepMemory,
     Kept,
+    Memory,
     ObjectMount,
     Observed,
     Reason,
@@ -53,6 +55,7 @@ DEVBOXES: Final = sa.Table(
     sa.Column("kept", sa.JSON(none_as_null=True)),
     sa.Column("snapshot_every", sa.Integer),
     sa.Column("blueprint_id", sa.Text),
+    sa.Column("memory", sa.JSON(none_as_null=True)),
     sa.Index("ix_devboxes_live_blueprint_id", "blueprint_id", sqlite_where=sa.text("ended_at_ms IS NULL")),
     sa.Index("ix_devboxes_parent_id_seq", "parent_id", "seq"),
     sa.Index("ix_devboxes_account_id_seq", "account_id", "seq"),
@@ -159,6 +162,7 @@ def request_to_json(request: DevboxRequest) -> dict[str, Any]:
         "suspend_limit_s": request.suspend_limit_s,
         "docker_in_docker": request.docker_in_docker,
         "nested": request.nested,
+        "keep_memory": request.keep_memory.value,
         "launch_parameters": dict(request.launch_parameters),
         "snapshot_every": request.snapshot_every,
     }
@@ -183,6 +187,7 @@ def devbox_from_row(row: Row) -> Devbox:
         ),
         parent_id=row["parent_id"],
         kept=kept_from_json(row["kept"]) if row["kept"] is not None else None,
+        memory=Memory(**row["memory"]) if row["memory"] is not None else None,
     )
 
 
@@ -229,6 +234,7 @@ def _request_from_row(row: Row) -> DevboxRequest:
         suspend_limit_s=stored.get("suspend_limit_s", 30.0),
         docker_in_docker=stored.get("docker_in_docker", False),
         nested=stored.get("nested", False),
+        keep_memory=KeepMemory(stored.get("keep_memory", KeepMemory.AUTO)),
         launch_parameters=stored["launch_parameters"],
         snapshot_every=stored.get("snapshot_every"),
     )

@@ -23,7 +23,11 @@ class TransitionView(View):
 
 
 class DevboxView(View):
-    """A devbox. `reason`, `reason_message` and `observed_at_ms` are Corral's own."""
+    """A devbox. `reason`, `reason_message`, `observed_at_ms` and `memory_…` are Corral's own.
+
+    `memory_kept` tells whether its memory was kept at its last suspend, or brought back at its last resume, and
+    `memory_message` why not; null before the first suspend.
+    """
 
     id: str
     status: wire.DevboxStatus
@@ -42,6 +46,8 @@ class DevboxView(View):
     shutdown_reason: str | None = None
     reason: str | None = None
     reason_message: str | None = None
+    memory_kept: bool | None = None
+    memory_message: str | None = None
     observed_at_ms: int
 
 
@@ -320,6 +326,8 @@ def devbox_view(devbox: model.Devbox) -> DevboxView:
         shutdown_reason=devbox.reason.value if ended_well else None,
         reason=devbox.reason.value or None,
         reason_message=devbox.message or None,
+        memory_kept=devbox.memory.kept if devbox.memory is not None else None,
+        memory_message=(devbox.memory.message or None) if devbox.memory is not None else None,
         observed_at_ms=devbox.observed_at_ms,
     )
 

@@ -158,6 +158,13 @@ class LaunchParameters(Body):
     docker_in_docker: Annotated[
         bool | None, Field(description="Whether containers in it are possible, and Docker runs: Corral's own.")
     ] = None
+    keep_memory: Annotated[
+        Literal["auto", "always", "never"] | None,
+        Field(
+            description="Corral's own. Whether a suspended devbox keeps its memory and processes beside its disk: "
+            "`auto` (the default) where it can, else the disk alone; `always`, or else it is not suspended; `never`."
+        ),
+    ] = None
     available_ports: Annotated[list[Port] | None, Field(deprecated=True, description="Ignored.")] = None
 
 

@@ -19,6 +19,9 @@ from corral.images.pins import Wheel
 from corral.runtime.contract import User
 
 DEFAULT: Final = "debian-12"
+#: For devboxes that ask for Docker, and for builds of images.
+DOCKER: Final = "docker"
+BUILDER: Final = "builder"
 
 SKELETONS: Final = Path(__file__).with_name("skeletons")
 
@@ -143,9 +146,9 @@ def _stock() -> Iterator[Flavour]:
     layers = [
         _layer("debian-13", "debian-13-slim", full, node=pins.NODE_24),
         _layer(
-            "builder", "debian-13-slim", _BUILDER, skeletons=("builder",), without=_BUILDER_WITHOUT, env=_BUILDER_ENV
+            BUILDER, "debian-13-slim", _BUILDER, skeletons=("builder",), without=_BUILDER_WITHOUT, env=_BUILDER_ENV
         ),
-        _layer("docker", "debian-13", _DOCKER, skeletons=("docker",), groups=("docker",)),
+        _layer(DOCKER, "debian-13", _DOCKER, skeletons=("docker",), groups=("docker",)),
     ]
     for version, debian in (("3.11", "debian-12"), ("3.13", "debian-13")):
         python: dict[str, Any] = {"links": _PYTHON_LINKS, "env": _PYTHON_ENV}

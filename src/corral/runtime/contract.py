@@ -83,6 +83,7 @@ class BoxSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     origin: str | None = None
     nested: bool = False
+    memory: bool = False
 
 
 class BoxStatus(enum.StrEnum):
@@ -103,12 +104,16 @@ class DeathReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A box as it was on the host when it was looked at. `pid` is process 1's id on the host, 0 when dead."""
+    """A box as it was on the host when it was looked at. `pid` is process 1's id on the host, 0 when dead.
+
+    `restored` says that it was made with the processes of an earlier one.
+    """
 
     id: str
     status: BoxStatus
     pid: int = 0
     reason: DeathReason | None = None
+    restored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +137,14 @@ class Usage:
 class Copied:
     """A snapshot that was made: `size` of the box's disk in bytes, and for how long the box stood still.
 
-    `layers` are the box's: those that a box which begins as the snapshot must have.
+    `layers` are the box's: those that a box which begins as the snapshot must have. `memory` is the size of what was
+    kept of its processes, in bytes, 0 for a copy of the disk alone.
     """
 
     size: int
     still_ms: float
     layers: tuple[Layer, ...]
+    memory: int = 0
 
 
 class SnapshotForm(enum.StrEnum):
@@ -320,6 +327,10 @@ class SnapshotExists(RuntimeFailure):
     """There is a snapshot of this name already."""
 
 
+class MemoryNotKept(RuntimeFailure):
+    """The box's processes cannot be written down, or not be made again. A box that ran goes on as it was."""
+
+
 class BoxUnresponsive(RuntimeFailure):
     """The box lives, but its guest did not answer in time or answered nonsense."""
 
@@ -382,7 +393,7 @@ class Runtime(ABC):
         """Make a box and return when its guest answers.
 
         Raises BoxExists, NoSuchSnapshot, HostExhausted, HostUnfit, BoxUnresponsive (its guest did not answer: nothing
-        was left).
+        was left), MemoryNotKept (its processes could not be made again: as before).
         """
 
     @abstractmethod
@@ -437,6 +448,17 @@ class Runtime(ABC):
 
         All that the box's processes have written is in it, as of one moment in which they stand still.
         Raises SnapshotExists, BoxGone, HostExhausted, HostUnfit; there is no snapshot then.
+        """
+
+    @abstractmethod
+    async def checkpoint(self, box_id: str, name: str) -> Copied:
+        """As `snapshot`, of the box's memory and processes too; the box stands still from then on.
+
+        Once it is destroyed, a box of the same id that is created with `origin` and `memory` goes on where it stood:
+        with its processes, their memory, open files and listening sockets. Its executions are not lost meanwhile, and
+        `follow` waits. TCP connections are closed. What was kept of the processes goes with `forget_snapshot`, which
+        lets a box that still stands go on.
+        Raises MemoryNotKept when it cannot be, and what `snapshot` raises; the box goes on then, and nothing is kept.
         """
 
     @abstractmethod

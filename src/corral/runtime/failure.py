@@ -49,6 +49,7 @@ class Cause(enum.StrEnum):
     BOX_EXITED = "box_exited"
     BOX_UNRESPONSIVE = "box_unresponsive"
     FILE_TREE = "file_tree"
+    MEMORY_NOT_KEPT = "memory_not_kept"
     # the host
     BOX_KILLED = "box_killed"
     HOST_RESTARTED = "host_restarted"
@@ -179,6 +180,7 @@ _CLASSES: Final[tuple[tuple[type[BaseException], Fault, Cause, str, bool], ...]]
         True,
     ),
     (contract.NoSuchSnapshot, Fault.CALLER, Cause.NO_SUCH_SNAPSHOT, "check the snapshot's id", False),
+    (contract.MemoryNotKept, Fault.BOX, Cause.MEMORY_NOT_KEPT, "use keep_memory auto or never", False),
     (contract.SnapshotExists, Fault.HOST, Cause.SNAPSHOT_EXISTS, "let only one server use this data folder", False),
     (contract.BoxExists, Fault.HOST, Cause.BOX_EXISTS, "let only one server use this data folder", False),
     (contract.HostExhausted, Fault.HOST, Cause.HOST_EXHAUSTED, "shut down boxes, or wait until others do", True),

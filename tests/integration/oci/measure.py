@@ -110,7 +110,7 @@ async def main(rounds: int) -> None:
         folder.chmod(0o755)
         bench = Bench(OciSettings(data=folder / "data", guest=GUEST, layer_roots=(IMAGES,)))
         await bench.runtime.start()
-        watch(bench.runtime._host._launcher, phases)
+        watch(bench.runtime._host.launcher, phases)
         (folder / "bare").mkdir()
         argv = [sys.executable, "-m", "tests.integration.oci.measure", "bare", str(folder / "bare")]
         argv += [str(layer.path) for layer in bench.spec("x").layers]

@@ -47,6 +47,7 @@ TABLE: list[tuple[str, RawOutcome, Fault, Cause]] = [
     ("box full", RawOutcome(error=contract.BoxExhausted(CANNOT)), Fault.BOX, Cause.OUT_OF_TASKS),
     ("exists", RawOutcome(error=contract.BoxExists(CANNOT)), Fault.HOST, Cause.BOX_EXISTS),
     ("no snapshot", RawOutcome(error=contract.NoSuchSnapshot(CANNOT)), Fault.CALLER, Cause.NO_SUCH_SNAPSHOT),
+    ("memory", RawOutcome(error=contract.MemoryNotKept(CANNOT)), Fault.BOX, Cause.MEMORY_NOT_KEPT),
     ("snapshot", RawOutcome(error=contract.SnapshotExists(CANNOT)), Fault.HOST, Cause.SNAPSHOT_EXISTS),
     ("unfit", RawOutcome(error=unfit()), Fault.HOST, Cause.HOST_UNFIT),
     ("exhausted", RawOutcome(error=contract.HostExhausted(CANNOT)), Fault.HOST, Cause.HOST_EXHAUSTED),

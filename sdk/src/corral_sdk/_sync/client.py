@@ -49,6 +49,7 @@ class Devboxes:
         services: Sequence[str] = (),
         objects: Mapping[str, str] | None = None,
         docker: bool = False,
+        keep_memory: str | None = None,
         wait: bool = True,
         timeout_s: float = 300,
     ) -> Devbox:
@@ -61,7 +62,8 @@ class Devboxes:
         defaults of the devbox's. `services` are names of the blueprint's services that start with it.
         `snapshot_every` has its disk copied to the server's object store that often, in seconds.
         `objects` maps paths to ids of objects: each is written there, archives are unpacked into the path.
-        With `docker`, containers in it are possible, and Docker runs.
+        With `docker`, containers in it are possible, and Docker runs. `keep_memory` (auto, always, never) says
+        whether its processes go on after a suspend and resume.
         Raises Invalid, Exhausted, Unavailable; Ended when it did not come up, TimedOut.
         """
         launch: dict[str, object] = {
@@ -74,6 +76,7 @@ class Devboxes:
             "required_services": list(services) or None,
             "after_idle": None if idle_s is None else {"idle_time_seconds": idle_s, "on_idle": "shutdown"},
             "docker_in_docker": docker or None,
+            "keep_memory": keep_memory,
         }
         by_id = blueprint is not None and blueprint.startswith("bpt_")
         body: dict[str, object] = {

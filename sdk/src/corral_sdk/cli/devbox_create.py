@@ -62,6 +62,20 @@ Services = Annotated[
 ]
 
 
+class Keeping(enum.StrEnum):
+    """Whether processes go on after a suspend."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+KeepMemory = Annotated[
+    Keeping | None,
+    typer.Option(metavar="WHEN", help="Processes go on after a suspend: auto (where they can), always or never."),
+]
+
+
 def create(
     name: Annotated[str | None, typer.Option(help="A name to call it by.")] = None,
     size: Sizes = None,
@@ -81,6 +95,7 @@ def create(
     service: Services = None,
     objects: Objects = None,
     docker: Docker = False,
+    keep_memory: KeepMemory = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it runs, or at once.")] = True,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait.")] = 300,
     json: common.Json = False,
@@ -119,6 +134,7 @@ def create(
             services=service or (),
             objects=common.pairs("--object", objects or ()) or None,
             docker=docker,
+            keep_memory=keep_memory.value if keep_memory else None,
             wait=False,
         )
         if wait:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from corral.runtime.cgroup.layout import Layout
+from corral.runtime.cgroup.layout import NEEDED, Layout
 
 #: A group stays busy for a moment after its last process was reaped.
 REMOVE_FOR_S: Final = 5.0
@@ -106,6 +106,22 @@ class Group:
             oom_kills=self.oom_kills(),
         )
 
+    def make(self, resources: Mapping[str, Any]) -> list[Path]:
+        """Make the group with the limits of `limit`, as an OCI runtime would have; returns the folders to join it in.
+
+        Raises OSError.
+        """
+        folders = [root / self.parent / self.name for root in self.layout.roots]
+        for folder in folders:
+            if self.layout.version == 2:
+                folder.parent.mkdir(exist_ok=True)
+                wanted = " ".join(f"+{name}" for name in NEEDED)
+                for above in (folder.parent.parent, folder.parent):
+                    (above / "cgroup.subtree_control").write_text(wanted)
+            folder.mkdir(parents=True, exist_ok=True)
+        self.limit(resources)
+        return folders
+
     def limit(self, resources: Mapping[str, Any]) -> None:
         """Set what `resources` (as in a bundle: `cpu`, `memory`, `pids`) say. Raises OSError."""
         cpu, memory, pids = resources["cpu"], resources["memory"], resources["pids"]
@@ -157,6 +173,11 @@ class Group:
         """Its folder on version 2; None when that is not mounted."""
         root = self.layout.second if self.layout.version == 1 else self.layout.controllers["memory"]
         return None if root is None else root / self.parent / self.name
+
+    @property
+    def freezer(self) -> Path | None:
+        """The folder with which a dump lets the group stand still; None where the host has none."""
+        return self._folder("memory" if self.layout.version == 2 else "freezer") if self.can_freeze else None
 
     @property
     def can_freeze(self) -> bool:

@@ -19,6 +19,7 @@ from corral.runtime.contract import (
     FileInfo,
     FileReader,
     Layer,
+    MemoryNotKept,
     Progress,
     Runtime,
     SnapshotForm,
@@ -76,6 +77,10 @@ class FakeRuntime(Runtime):
     async def snapshot(self, box_id: str, name: str) -> Copied:
         await self._enter("snapshot")
         return await asyncio.to_thread(self.host.snapshot, box_id, name)
+
+    async def checkpoint(self, box_id: str, name: str) -> Copied:
+        await self._enter("checkpoint")
+        raise MemoryNotKept(f"cannot keep memory of box {box_id}: its processes are this machine's own")
 
     async def copy_snapshot(self, source: str, name: str) -> None:
         await self._enter("copy_snapshot")

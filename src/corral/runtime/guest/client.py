@@ -104,6 +104,16 @@ class GuestClient:
             request["user"] = {"name": user.name, "uid": user.uid, "gid": user.gid, "home": user.home}
         await self._ask(request, "claim the box", timeout_s)
 
+    async def park(self, *, timeout_s: float = _QUICK_S) -> None:
+        """Have it close all connections and stand by for a dump. Raises BoxExhausted while it works on a file call."""
+        await self._ask({"op": "park"}, "park the guest", timeout_s)
+
+    async def wake(self, listener: int | None = None, *, timeout_s: float = _QUICK_S) -> None:
+        """Have a parked guest go on, and listen on `listener` from then on. Harmless when it is not parked."""
+        fds = () if listener is None else (listener,)
+        channel, _ = await self._start({"op": "wake"}, "wake the guest", fds, timeout_s)
+        await channel.close()
+
     # -- executions
 
     async def execute(self, spec: ExecSpec, fds: tuple[int, int, int], *, timeout_s: float = _START_S) -> Following:

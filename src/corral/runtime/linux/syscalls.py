@@ -51,7 +51,14 @@ PR_SET_DUMPABLE: Final = 4
 PR_SET_NAME: Final = 15
 PR_SET_SECUREBITS: Final = 28
 PR_SET_CHILD_SUBREAPER: Final = 36
+PR_CAP_AMBIENT: Final = 47
+PR_CAP_AMBIENT_RAISE: Final = 2
+SECBIT_NOROOT: Final = 1 << 0
 SECBIT_NO_SETUID_FIXUP: Final = 1 << 2
+
+CAP_SYS_RESOURCE: Final = 24
+_CAPABILITY_VERSION_3: Final = 0x20080522
+_NS_GET_OWNER_UID: Final = 0xB704
 
 #: These calls came after the kernel unified its tables: the same number on every architecture.
 _NR_OPEN_TREE: Final = 428
@@ -73,6 +80,14 @@ class _MountAttr(ctypes.Structure):
 
 class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+class _CapHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _CapData(ctypes.Structure):
+    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
 
 
 def _check(result: int, what: str) -> int:
@@ -181,3 +196,39 @@ def file_ids(owner: int) -> Iterator[None]:
 def machine() -> str:
     """The kernel's name of the architecture, such as x86_64."""
     return platform.machine()
+
+
+def _capabilities() -> tuple[_CapHeader, ctypes.Array[_CapData]]:
+    header, data = _CapHeader(_CAPABILITY_VERSION_3, 0), (_CapData * 2)()
+    _check(_libc.capget(ctypes.byref(header), data), "capget")
+    return header, data
+
+
+def has_capability(number: int) -> bool:
+    """Whether this thread has a capability in effect."""
+    _, data = _capabilities()
+    return bool(data[number // 32].effective >> number % 32 & 1)
+
+
+def become_with_capabilities(uid: int) -> None:
+    """Change this process's user and group, and keep every capability, also for the programs that it becomes."""
+    prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NO_SETUID_FIXUP)
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    header, data = _capabilities()
+    for part in data:
+        part.inheritable = part.permitted
+    _check(_libc.capset(ctypes.byref(header), data), "capset")
+    for number in range(64):
+        if data[number // 32].permitted >> number % 32 & 1:
+            _check(_libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0), "prctl PR_CAP_AMBIENT")
+
+
+def owner_of_userns(fd: int) -> int:
+    """The host user who made the user namespace that `fd` refers to."""
+    owner = ctypes.c_uint32()
+    _check(
+        _libc.ioctl(ctypes.c_int(fd), ctypes.c_ulong(_NS_GET_OWNER_UID), ctypes.byref(owner)), "ioctl NS_GET_OWNER_UID"
+    )
+    return owner.value

@@ -32,10 +32,12 @@ from corral.runtime.contract import (
     HostExhausted,
     HostUnfit,
     Layer,
+    MemoryNotKept,
     NoSuchExecution,
     Progress,
     Runtime,
     RuntimeFailure,
+    SnapshotExists,
     SnapshotForm,
     Stream,
     TerminalSize,
@@ -44,8 +46,10 @@ from corral.runtime.contract import (
 from corral.runtime.guest import Following, GuestClient
 from corral.runtime.linux import processes
 from corral.runtime.oci import hostfiles, record
+from corral.runtime.oci.dormancy import Dormancy
 from corral.runtime.oci.faults import settled
 from corral.runtime.oci.host import Host, Living
+from corral.runtime.oci.listening import listen_in
 from corral.runtime.oci.settings import OciSettings
 from corral.runtime.oci.stock import BoxStock
 
@@ -79,11 +83,14 @@ class OciRuntime(Runtime):
         self._locks: dict[str, asyncio.Lock] = {}
         self._starts: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._handed_on: dict[tuple[str, str], Following] = {}
+        self._dormancy = Dormancy(self._is_kept)
 
     # -- the host
 
     async def start(self) -> None:
         await self._host.start()
+        for living in [one for one in self._host.living.values() if one.record.handle in self._host.stood]:
+            await self._wake_left(living)
         self._stock.start()
 
     async def close(self) -> None:
@@ -101,9 +108,13 @@ class OciRuntime(Runtime):
     async def create(self, spec: BoxSpec) -> Box:
         _check_id(spec.id)
         async with self._locked(spec.id):
-            with self._stock.making_room():
-                living = await self._claim_prepared(spec) or await self._make(spec)
-            return Box(spec.id, BoxStatus.RUNNING, living.record.pid)
+            if spec.memory:
+                living = await self._restore(spec)
+            else:
+                await self._forget_memory(self._host.memories.of(spec.id))
+                with self._stock.making_room():
+                    living = await self._claim_prepared(spec) or await self._make(spec)
+            return Box(spec.id, BoxStatus.RUNNING, living.record.pid, restored=spec.memory)
 
     def expect(self, layers: tuple[Layer, ...]) -> None:
         self._stock.expect(layers)
@@ -165,6 +176,7 @@ class OciRuntime(Runtime):
             await self._host.remove(box_id)
         await self._drop_handed_on(box_id)
         await asyncio.to_thread(self._lose_all, box_id)
+        self._dormancy.unpark(box_id)
 
     async def boxes(self) -> list[Box]:
         names = await asyncio.to_thread(self._host.names)
@@ -189,12 +201,104 @@ class OciRuntime(Runtime):
             box = self._host.recorded(box_id)
             return await settled(asyncio.to_thread(self._host.snapshots.take, box, name))
 
+    # -- memory
+
+    async def checkpoint(self, box_id: str, name: str) -> Copied:
+        _check_id(name)
+        async with self._locked(box_id):
+            living = self._living(box_id)
+            if name in await self.snapshots():
+                message = f"cannot make snapshot {name}: there is one already"
+                raise SnapshotExists(message)
+            self._dormancy.park(box_id)
+            try:
+                await self._drop_handed_on(box_id)
+                await self._park(living)
+                return await self._host.checkpoints.dump(living, name)
+            except BaseException:
+                await settled(self._unpark(living))
+                raise
+
+    async def _park(self, living: Living) -> None:
+        """Also a guest that was parked for a memory which was forgotten since. Raises MemoryNotKept."""
+        await asyncio.to_thread(self._host.snapshots.let_go, living.record.handle)
+        # A server that ends from here on leaves a guest that the next one has to wake.
+        self._host.snapshots.mark(living.record.handle)
+        try:
+            await self._guest_of(living).park()
+        except (BoxExhausted, BoxUnresponsive) as problem:
+            message = f"cannot keep memory of box {living.record.id}: {problem.message}"
+            raise MemoryNotKept(message) from problem
+
+    async def _unpark(self, living: Living) -> None:
+        """Let a box go on as if nothing had been tried. A guest that does not answer is found out about by `ping`."""
+        await asyncio.to_thread(self._host.snapshots.let_go, living.record.handle)
+        if self._host.living.get(living.record.id) is living:
+            await self._wake_left(living)
+        self._dormancy.unpark(living.record.id)
+
+    async def _wake_left(self, living: Living) -> None:
+        try:
+            await self._wake(living)
+        except (RuntimeFailure, OSError) as problem:
+            self._log.warning("guest not woken", box=living.record.id, cause=str(problem))
+
+    async def _wake(self, living: Living) -> None:
+        """Have the guest go on, on a socket that the next dump will find. Raises RuntimeFailure, OSError."""
+        path = self._host.places.socket(living.record.handle)
+        fresh = path.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        listener = await asyncio.to_thread(listen_in, living.process, fresh)
+        with listener:
+            await self._guest_of(living).wake(listener.fileno())
+        fresh.rename(path)
+
+    async def _restore(self, spec: BoxSpec) -> Living:
+        if self._host.places.box(spec.id).exists():
+            message = f"cannot create box {spec.id}: there is one already"
+            raise BoxExists(message)
+        self._dormancy.park(spec.id)
+        try:
+            living = await self._host.checkpoints.restore(spec)
+            try:
+                await self._wake(living)
+            except (RuntimeFailure, OSError) as problem:
+                message = f"cannot bring back memory of box {spec.id}: its guest does not answer: {problem}"
+                raise MemoryNotKept(message) from problem
+            await asyncio.to_thread(self._host.snapshots.let_go, living.record.handle)
+        except BoxExists:
+            raise
+        except BaseException:
+            await settled(self._host.remove(spec.id))
+            raise
+        finally:
+            self._dormancy.unpark(spec.id)
+        return living
+
+    async def _forget_memory(self, name: str | None) -> None:
+        """What was kept of a box's processes is given up; unless it lives, they are lost."""
+        box_id = None if name is None else await settled(asyncio.to_thread(self._host.memories.forget, name))
+        if box_id is None:
+            return
+        living = self._host.living.get(box_id)
+        if living is not None and self._dormancy.parked(box_id):
+            await self._unpark(living)
+        elif living is None:
+            await asyncio.to_thread(self._lose_all, box_id)
+            self._dormancy.rouse(box_id)
+
+    def _is_kept(self, box_id: str) -> bool:
+        return box_id not in self._host.living and self._host.memories.of(box_id) is not None
+
+    # -- snapshots
+
     async def copy_snapshot(self, source: str, name: str) -> None:
         _check_id(name)
         await settled(asyncio.to_thread(self._host.snapshots.copy, source, name))
 
     async def forget_snapshot(self, name: str) -> None:
         if spools.ID_PATTERN.fullmatch(name):
+            await self._forget_memory(name)
             await asyncio.to_thread(self._host.snapshots.forget, name)
 
     async def snapshots(self) -> list[str]:
@@ -230,6 +334,8 @@ class OciRuntime(Runtime):
 
     async def ping(self, box_id: str, limit_s: float = 5.0) -> None:
         pid = self._living(box_id).record.pid
+        if self._dormancy.parked(box_id):
+            return  # it answers nobody now, which has an end of its own
         async with self._calling(box_id) as guest:
             try:
                 await guest.hello(timeout_s=limit_s)
@@ -327,7 +433,19 @@ class OciRuntime(Runtime):
         if not self._spool.known(box_id, exec_id):
             message = f"cannot follow execution {exec_id}: box {box_id} has none of this id"
             raise NoSuchExecution(message)
-        following = self._handed_on.pop((box_id, exec_id), None)
+        while True:
+            await self._dormancy.over(box_id)
+            following = self._handed_on.pop((box_id, exec_id), None)
+            async for progress in self._follow(box_id, exec_id, following):
+                yield progress
+            if self._spool.result(box_id, exec_id) is not None:
+                break
+            if not self._dormancy.holds(box_id):
+                self._spool.mark_lost(box_id, exec_id)
+        yield self._progress(box_id, exec_id, ended=True)
+
+    async def _follow(self, box_id: str, exec_id: str, following: Following | None) -> AsyncIterator[Progress]:
+        """`follow` until the execution or the box has ended, or the box is held."""
         if self._spool.result(box_id, exec_id) is not None:
             if following is not None:
                 await following.close()
@@ -338,13 +456,10 @@ class OciRuntime(Runtime):
             except (BoxGone, NoSuchExecution):
                 await self._wait_for_death(box_id)
             except BoxUnresponsive:
-                # The connection of a dying guest ends in the middle of an answer.
+                # The connection of a dying guest ends in the middle of an answer; so does one of a parked guest.
                 await self._wait_for_death(box_id)
-                if box_id in self._host.living:
+                if box_id in self._host.living and not self._dormancy.holds(box_id):
                     raise
-        if self._spool.result(box_id, exec_id) is None:
-            self._spool.mark_lost(box_id, exec_id)
-        yield self._progress(box_id, exec_id, ended=True)
 
     async def _events(self, box_id: str, exec_id: str, kept: Following | None) -> AsyncIterator[Progress]:
         """Growth until the guest says that it has ended. What counts is the spool, not the guest's numbers."""
@@ -361,7 +476,8 @@ class OciRuntime(Runtime):
 
     async def _wait_for_death(self, box_id: str, limit_s: float = DEATH_LIMIT_S) -> None:
         deadline = self._clock.monotonic() + limit_s
-        while box_id in self._host.living and self._clock.monotonic() < deadline:
+        held = self._dormancy.holds
+        while box_id in self._host.living and not held(box_id) and self._clock.monotonic() < deadline:
             await self._clock.sleep(0.01)
 
     def read_output(self, box_id: str, exec_id: str, stream: Stream, offset: int, limit: int) -> bytes:
@@ -480,7 +596,9 @@ class OciRuntime(Runtime):
         self._deaths.put_nowait(Box(found.id, BoxStatus.DEAD, reason=reason))
 
     def _lose_all(self, box_id: str) -> None:
-        """Executions whose end nobody saw are lost."""
+        """Executions whose end nobody saw are lost, unless the box's memory is kept: they go on with it."""
+        if self._host.memories.of(box_id) is not None:
+            return
         for exec_id in self._spool.executions(box_id):
             self._spool.mark_lost(box_id, exec_id)
 

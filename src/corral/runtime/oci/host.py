@@ -36,9 +36,12 @@ from corral.runtime.contract import (
 from corral.runtime.linux import mounts, uts
 from corral.runtime.network import blocks as network_blocks
 from corral.runtime.network import firewall
+from corral.runtime.network.namespace import SlotWish
 from corral.runtime.oci import config, hostfiles, memory, probe, record, removal, slots, wire
+from corral.runtime.oci.checkpoints import Checkpoints
 from corral.runtime.oci.faults import ended_at_once, exists, refused, settled
 from corral.runtime.oci.launching import LauncherClient
+from corral.runtime.oci.memories import Memories
 from corral.runtime.oci.removal import Removal
 from corral.runtime.oci.settings import OciSettings, Places
 from corral.runtime.oci.snapshots import Snapshots
@@ -81,6 +84,10 @@ class Host:
         self.pool = choose_pool(self.settings, self.places.stage)
         self._removal = Removal(self.settings, self.places, self.layout, self.pool)
         self.snapshots = Snapshots(self.places, self.layout, self.pool, clock)
+        #: Boxes that a killed server left standing still, or with a guest that is parked, by handle.
+        self.stood: set[str] = set()
+        self.memories = Memories(self.places.data / "memory")
+        self.checkpoints = Checkpoints(self, settings.criu)
         self._died = died
         self._died_early = died_early
         self._plan = network_blocks.Plan(ipaddress.IPv4Network(settings.network))
@@ -88,10 +95,8 @@ class Host:
         self._lock = -1
         keep = (data, *settings.layer_roots, settings.guest, settings.run)
         # The launcher holds the lock too: nobody else may use the data folder until it has ended.
-        self._launcher = LauncherClient(keep, lambda: (self._lock,), self._launcher_ended)
-        self._stock = slots.SlotStock(
-            self._launcher, self._blocks, self._plan, settings.slots_ready, clock, self._wall
-        )
+        self.launcher = LauncherClient(keep, lambda: (self._lock,), self._launcher_ended)
+        self._stock = slots.SlotStock(self.launcher, self._blocks, self._plan, settings.slots_ready, clock, self._wall)
 
     # ---------------------------------------------------------------- the host as a whole
 
@@ -104,7 +109,7 @@ class Host:
         try:
             await self._take_lock()
             known = await settled(asyncio.to_thread(self._prepare))
-            await self._launcher.start()
+            await self.launcher.start()
             self._adopt(known)
             if not self._blocks.held:
                 await settled(asyncio.to_thread(self._blocks.grow))
@@ -123,7 +128,7 @@ class Host:
     async def _let_go(self, *, give_back: bool = False) -> None:
         try:
             await self._stock.close()
-            await self._launcher.close()
+            await self.launcher.close()
             loop = asyncio.get_running_loop()
             for living in (*self.living.values(), *self.prepared.values()):
                 loop.remove_reader(living.process)
@@ -149,7 +154,8 @@ class Host:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.pool.open()
         self._clear_prepared()
-        self.snapshots.open()
+        self.stood = self.snapshots.open()
+        self.memories.open()
         open_parent(self.layout, self._group("x").parent)
         firewall.enable_forwarding()
         found = hostfiles.read(Path("/"), os.environ)
@@ -236,7 +242,7 @@ class Host:
         """The box as it is now. Raises BoxGone."""
         living = self.living.get(box_id)
         if living is not None:
-            return Box(box_id, BoxStatus.RUNNING, living.record.pid)
+            return Box(box_id, BoxStatus.RUNNING, living.record.pid, restored=living.record.restored)
         folder = self.places.box(box_id)
         if not ID_PATTERN.fullmatch(box_id) or not folder.is_dir():
             message = f"cannot inspect box {box_id[:128]!r}: there is none"
@@ -283,7 +289,7 @@ class Host:
         handle, before = living.record.handle, living.record.limits
         living.record = living.record.claimed(spec)
         if spec.limits != before:
-            self._group(handle).limit(self._resources(spec))
+            self._group(handle).limit(self.resources(spec))
         if spec.limits.disk != before.disk and not self.pool.resize(handle, spec.limits.disk):
             raise OSError(errno.ENOTSUP, "a disk in a file keeps its size")
         uts.set_hostname(living.process, spec.hostname)
@@ -317,7 +323,7 @@ class Host:
             if kept is None or kept.slot != slot.wish.index:
                 self._stock.give_back(slot.wish.index)
             raise
-        await settled(asyncio.to_thread(self._prepare_box, spec, slot.wish.id_base))
+        await settled(asyncio.to_thread(self.prepare_box, spec, slot.wish.id_base))
         answer = await self._launch(spec, slot)
         if spec.nested and self.layout.version == 2:
             self._delegate(spec, slot.wish.id_base)
@@ -333,6 +339,36 @@ class Host:
             raise ended_at_once(spec.id)
         return Living(found, process)
 
+    async def reserve(self, spec: BoxSpec) -> SlotWish:
+        """The slot of a box whose namespaces are not made ahead, and the first record of it.
+
+        Raises BoxExists, HostExhausted, HostUnfit.
+        """
+        wish = await self._stock.reserve()
+        folder = self.places.box(spec.id)
+        try:
+            await settled(asyncio.to_thread(self._write_first, folder, spec, wish.index))
+        except BaseException:
+            kept = record.read(folder)
+            if kept is None or kept.slot != wish.index:
+                self._stock.give_back(wish.index)
+            raise
+        return wish
+
+    def restored(self, spec: BoxSpec, slot: int, pid: int) -> Living:
+        """Take a box that was made again from a dump for one that lives. Raises HostUnfit."""
+        try:
+            found = replace(record.Record.of(spec, slot).living(pid), restored=True)
+        except ProcessLookupError:
+            raise ended_at_once(spec.id) from None
+        record.write(self.places.box(spec.id), found)
+        process = found.open_process()
+        if process is None:
+            raise ended_at_once(spec.id)
+        living = Living(found, process)
+        self._watch(self.living, living)
+        return living
+
     @staticmethod
     def _write_first(folder: Path, spec: BoxSpec, slot: int) -> None:
         """The record, before anything else of the box: whatever fails from here on can be found and removed."""
@@ -346,7 +382,7 @@ class Host:
             shutil.rmtree(folder)
             raise refused(f"create box {spec.id}", error.errno or 0, str(error)) from error
 
-    def _prepare_box(self, spec: BoxSpec, owner: int) -> None:
+    def prepare_box(self, spec: BoxSpec, owner: int) -> None:
         if spec.nested and self.layout.version == 1:
             self._delegate(spec, owner)
         try:
@@ -383,7 +419,7 @@ class Host:
         answer = await self._request_launch(
             box=spec.id,
             index=slot.wish.index,
-            steps=[steps.pack(step) for step in self._steps(spec, slot.wish.id_base)],
+            steps=[steps.pack(step) for step in self.steps(spec, slot.wish.id_base)],
             write={str(folder / "config.json"): json.dumps(config.bundle(boxed, place, self._seccomp[spec.nested]))},
             socket=str(self.places.socket(spec.id)),
             pid_file=str(pid_file),
@@ -420,7 +456,7 @@ class Host:
             "oom_score": config.OOM_SCORE,
         }
 
-    def _steps(self, spec: BoxSpec, owner: int) -> list[steps.Step]:
+    def steps(self, spec: BoxSpec, owner: int) -> list[steps.Step]:
         """What the launcher's child does before the OCI runtime. `owner` is the host id of the box's root."""
         # On a disk that was a box's, a path may lead anywhere: its guest writes these.
         files = {"etc/hostname": f"{spec.hostname}\n", "etc/hosts": hostfiles.hosts(spec.hostname)}
@@ -446,14 +482,14 @@ class Host:
     async def _request_launch(self, box: str, **fields: object) -> wire.Message:
         """Ask for a launch and stay until it has ended, even when cancelled: `remove` must not race with it."""
         limit = self.settings.launch_limit_s
-        asked = asyncio.ensure_future(self._launcher.request("launch", limit + ABORT_LIMIT_S, box=box, **fields))
+        asked = asyncio.ensure_future(self.launcher.request("launch", limit + ABORT_LIMIT_S, box=box, **fields))
         try:
             done, _ = await asyncio.wait({asked}, timeout=limit)
             if not done:
-                self._launcher.tell("abort", box=box)
+                self.launcher.tell("abort", box=box)
             return await asyncio.shield(asked)
         except asyncio.CancelledError:
-            self._launcher.tell("abort", box=box)
+            self.launcher.tell("abort", box=box)
             await asyncio.wait({asked}, timeout=ABORT_LIMIT_S)
             raise
         except TimeoutError as error:
@@ -462,7 +498,7 @@ class Host:
 
     def abort(self, box_id: str) -> None:
         """End the launch of a box, if one is in progress; `make` then raises."""
-        self._launcher.tell("abort", box=box_id)
+        self.launcher.tell("abort", box=box_id)
 
     async def remove(self, box_id: str) -> None:
         """End a box and remove what is its own. Idempotent. Raises HostUnfit."""
@@ -481,7 +517,7 @@ class Host:
         if found is not None:
             self._stock.give_back(found.slot)
 
-    def _resources(self, spec: BoxSpec) -> Mapping[str, Any]:
+    def resources(self, spec: BoxSpec) -> Mapping[str, Any]:
         layout = self.layout
         return config.resources_of(spec.limits, swap_limit=layout.swap_limit, socket_limit=layout.version == 1)
 

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from corral.runtime.linux import mounts, syscalls
 from corral.runtime.network import namespace
-from corral.runtime.oci import delegation, wire
+from corral.runtime.oci import delegation, restoring, wire
 from corral.runtime.rootfs import steps
 
 #: More runtimes than this at once only wait for each other's locks and cores.
@@ -33,6 +33,8 @@ RUNTIMES_PER_CORE: Final = 2
 #: every box is one. The end of a runtime, somebody waits for: it is looked for at once, by its number.
 SWEEP_S: Final = 0.05
 LOG_LIMIT: Final = 4096
+#: For a dump to end when the server is gone: less than the next one waits for this process to end.
+DUMP_REST_S: Final = 15.0
 LISTEN_BACKLOG: Final = 128
 _GUEST_FD: Final = 3
 
@@ -105,7 +107,7 @@ class Launcher:
 
     def _handle(self, message: wire.Message) -> None:
         match message["op"]:
-            case "launch":
+            case "launch" | "dump" | "restore":
                 self.waiting.append(message)
             case "slot":
                 self._make_slot(message)
@@ -192,8 +194,10 @@ class Launcher:
             os.close(told)
             self._answer(request, began, ok=False, errno=error.errno, error=f"cannot fork: {error}")
             return
-        if pid == 0:
+        if pid == 0 and request["op"] == "launch":
             become_runtime(request, self.slots[request["index"]], told)
+        elif pid == 0:
+            become_criu(request, told)
         os.close(told)
         self.launches[pid] = Launch(request, report, began)
 
@@ -238,8 +242,13 @@ class Launcher:
     def _launched(self, launch: Launch, code: int) -> None:
         request = launch.request
         told = _read_report(launch.report)
-        self._drop_slot(request["index"])
+        if request["op"] == "launch":
+            self._drop_slot(request["index"])
         log = _tail(Path(request["log"]))
+        if request["op"] == "dump":
+            cause = told.get("error") or log
+            self._answer(request, launch.began, ok=code == 0, errno=told.get("errno", 0), error=cause, code=code)
+            return
         try:
             pid = int(Path(request["pid_file"]).read_text()) if code == 0 else 0
         except (OSError, ValueError):
@@ -264,20 +273,29 @@ class Launcher:
                 os.waitpid(pid, 0)
 
     def _end_children(self) -> None:
-        """The server is gone: nothing half-made may go on. Boxes that were reported stay."""
+        """The server is gone: nothing half-made may go on. Boxes that were reported stay.
+
+        A dump may end by itself: it is at work in the box's processes, and only it takes itself out of them again.
+        """
         for maker in self.making.values():
             maker.kill()
+        dumps = {pid for pid, launch in self.launches.items() if launch.request["op"] == "dump"}
+        for pid in self.launches.keys() - dumps:
+            os.kill(pid, signal.SIGKILL)
+        self._await_ended(5 if not dumps else DUMP_REST_S)
         for pid in self.launches:
             os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 5
+        # What an ended runtime had already forked is now a child of this process: not a box that anybody knows.
+        for pid in _children() - self.boxes:
+            os.kill(pid, signal.SIGKILL)
+
+    def _await_ended(self, limit_s: float) -> None:
+        deadline = time.monotonic() + limit_s
         while self.launches and time.monotonic() < deadline:
             pid, _ = os.waitpid(-1, os.WNOHANG)
             self.launches.pop(pid, None)
             if pid == 0:
                 time.sleep(0.01)  # noqa: TID251 - this process has no event loop to sleep in
-        # What an ended runtime had already forked is now a child of this process: not a box that anybody knows.
-        for pid in _children() - self.boxes:
-            os.kill(pid, signal.SIGKILL)
 
 
 def _children() -> set[int]:
@@ -312,18 +330,38 @@ def become_runtime(request: wire.Message, slot: namespace.Slot, told: int) -> No
         what = "listen"
         _forget_streams()
         _limit()
-        _listen(request["socket"])
-        os.write(told, json.dumps({"ms": round((time.monotonic() - began) * 1000, 3)}).encode())
-        what = "exec"
-        argv: list[str] = request["argv"]
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.execvp(argv[0], argv)  # noqa: S606 - an argument vector, without a shell
+        _listen(request["socket"], slot.net)
+        _exec(request, told, began)
     except BaseException as error:  # noqa: BLE001 - a forked child must report and end, whatever happened
         code = error.errno if isinstance(error, OSError) else 0
         os.write(told, json.dumps({"error": f"{what}: {error}"[:LOG_LIMIT], "errno": code}).encode())
     finally:
         os._exit(70)
+
+
+def become_criu(request: wire.Message, told: int) -> None:
+    """Dump a box, or make one again from its dump: exec CRIU. Never returns."""
+    began = time.monotonic()
+    try:
+        if request["op"] == "dump":
+            restoring.prepare_dump(request)
+        else:
+            restoring.prepare_restore(request)
+            _listen(request["socket"], None)
+        _exec(request, told, began)
+    except BaseException as error:  # noqa: BLE001 - a forked child must report and end, whatever happened
+        code = error.errno if isinstance(error, OSError) else 0
+        os.write(told, json.dumps({"error": f"{request['op']}: {error}"[:LOG_LIMIT], "errno": code}).encode())
+    finally:
+        os._exit(70)
+
+
+def _exec(request: wire.Message, told: int, began: float) -> None:
+    os.write(told, json.dumps({"ms": round((time.monotonic() - began) * 1000, 3)}).encode())
+    argv: list[str] = request["argv"]
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.execvp(argv[0], argv)  # noqa: S606 - an argument vector, without a shell
 
 
 def _forget_streams() -> None:
@@ -357,13 +395,20 @@ def _write(path: str, text: str) -> None:
         os.close(fd)
 
 
-def _listen(path: str) -> None:
-    """Listen on `path` as descriptor 3. Bound by a relative name: socket addresses end after 108 bytes."""
+def _listen(path: str, net: int | None) -> None:
+    """Listen on `path` as descriptor 3. Bound by a relative name: socket addresses end after 108 bytes.
+
+    In the box's network namespace `net`, though its path is the host's: what dumps a box looks for its sockets there.
+    """
     os.chdir(Path(path).parent)
+    if net is not None:
+        syscalls.setns(net, syscalls.CLONE_NEWNET)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(Path(path).name)
     os.chmod(Path(path).name, 0o600)
     listener.listen(LISTEN_BACKLOG)
+    # A guest that is made again has been told already that it is.
+    listener.setblocking(False)
     os.dup2(listener.fileno(), _GUEST_FD, inheritable=True)
     os.chdir("/")
 

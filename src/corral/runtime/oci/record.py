@@ -25,6 +25,7 @@ class Record:
     `handle` names what it has on the host: its cgroup, disk and bundle. It is the id, or, for a box that was prepared
     before it had one, what it was called then: version 2 cannot rename a cgroup.
 
+    `restored` says that it was made with the processes of an earlier box of this id.
     `oom_kills` are those that were seen while it lived: one more at its end was that of process 1.
     """
 
@@ -38,6 +39,7 @@ class Record:
     pid: int = 0
     start: int = 0
     oom_kills: int = 0
+    restored: bool = False
 
     @classmethod
     def of(cls, spec: BoxSpec, slot: int) -> Record:

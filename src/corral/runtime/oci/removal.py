@@ -51,6 +51,13 @@ class Removal:
         try:
             if process is None and found is not None:
                 process = found.open_process()
+            mark = self._places.frozen / handle
+            if mark.exists():
+                # What stands still cannot end: it is killed first, so that it does nothing more once it may.
+                group.kill()
+                if group.can_freeze:
+                    group.thaw()
+                mark.unlink()
             if process is not None:
                 end(process, group)
             if group.exists():

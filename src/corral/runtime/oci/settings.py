@@ -36,6 +36,8 @@ class OciSettings:
     run: Path = Path("/run/corral")
     #: Paths whose mounts the launcher must keep, beside those that `data` and `guest` are on: where image layers are.
     layer_roots: tuple[Path, ...] = (Path("/var/lib/corral/images"),)
+    #: Where the set-up puts a CRIU with its libraries, on hosts whose own is too old.
+    criu: Path = Path("/var/lib/corral/criu")
     #: Time for the guest to answer after the OCI runtime has returned.
     hello_limit_s: float = 10.0
     launch_limit_s: float = 30.0

@@ -87,6 +87,10 @@ class SlotStock:
         self._wanted.set()
         return self._ready.popleft() if self._ready else await self._make()
 
+    async def reserve(self) -> SlotWish:
+        """What a slot would be, for whoever makes its namespaces otherwise. Raises HostExhausted, HostUnfit."""
+        return self._plan.wish(await self._number())
+
     def give_back(self, index: int) -> None:
         """The box of this slot is gone, or was never made."""
         self._launcher.tell("drop", index=index)

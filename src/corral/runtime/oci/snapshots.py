@@ -33,12 +33,35 @@ class Snapshots:
         self._pool = pool
         self._clock = clock
 
-    def open(self) -> None:
-        """Let go on whatever a killed server left standing still."""
+    def open(self) -> set[str]:
+        """Let go on whatever a killed server left standing still; returns the handles."""
         self._places.frozen.mkdir(mode=0o700, exist_ok=True)
-        for mark in self._places.frozen.iterdir():
-            self._places.group(self._layout, mark.name).thaw()
-            mark.unlink()
+        stood = {mark.name for mark in self._places.frozen.iterdir()}
+        for handle in stood:
+            self.let_go(handle)
+        return stood
+
+    def mark(self, handle: str) -> None:
+        """Have whoever comes after a killed server let the box go on, and wake its guest."""
+        (self._places.frozen / handle).touch()
+
+    def hold(self, handle: str) -> None:
+        """Have the box stand still, until `let_go` or the start of another server. Raises OSError."""
+        self.mark(handle)
+        group = self._places.group(self._layout, handle)
+        if group.can_freeze:
+            group.freeze()
+
+    def let_go(self, handle: str) -> None:
+        """The end of `hold`. Idempotent."""
+        group = self._places.group(self._layout, handle)
+        if group.can_freeze:
+            group.thaw()
+        (self._places.frozen / handle).unlink(missing_ok=True)
+
+    def holds(self, handle: str) -> bool:
+        """Whether the box stands still."""
+        return (self._places.frozen / handle).exists()
 
     def take(self, box: Record, name: str) -> Copied:
         """Copy the disk of the box. Raises SnapshotExists, BoxGone, HostExhausted, HostUnfit."""

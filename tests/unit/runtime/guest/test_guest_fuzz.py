@@ -135,6 +135,8 @@ OF_FILES: Final = (contract.FileProblem, contract.BadCommand)
 CALLS: Final[dict[str, tuple[Call, tuple[type[Exception], ...], bytes]]] = {
     "hello": (_quick("hello"), (), frame(2, HELLO)),
     "claim": (_quick("claim", hostname="x", user=User("u", 1, 1, "/")), (contract.BadCommand,), frame(2, {})),
+    "park": (_quick("park"), (), frame(2, {})),
+    "wake": (_quick("wake"), (), frame(2, {})),
     "execute": (_execute, (contract.BadCommand,), frame(2, {"pid": 7, "known": False}) + frame(4, GROWTH)),
     "wait": (
         _wait,

@@ -1,0 +1,181 @@
+"""What is kept of boxes' memories on disk: one folder each, whole or not there, under the name of the disk's snapshot.
+
+Owns `<data>/memory`. Must not dump or restore. Calls block for some file system calls.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from corral.runtime.linux import mounts
+
+NAME: Final = "corral.json"
+PARTIAL: Final = ".new-"
+#: Descriptors of the restoring process that become those of the box.
+FIRST_FD: Final = 200
+#: What a box has mounts of, from its bundle. Others are its own, which CRIU could not make again.
+_EXPECTED: Final = re.compile(r"/|/run/corral/guest|/(proc|dev|sys)(/.*)?")
+_SOCKET: Final = re.compile(r"socket:\[(\d+)\]")
+
+
+class Undumpable(Exception):
+    """The box has something that a dump cannot hold. The text says what, to follow `because`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What a restore has to know beside the images.
+
+    `externals` are paths of the host by the keys that the images have for mounts; `files` are the spool's files of
+    the box's executions by the names that the images have for them. `guest` is the name of the guest's program.
+    """
+
+    box: str
+    guest: str
+    externals: Mapping[str, str]
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ties:
+    """How a box hangs together with the host, as seen at process 1. `files` are spool files by CRIU's keys."""
+
+    socket: int
+    guest: str
+    guest_mount: str
+    devices: Mapping[str, str]
+    files: Mapping[str, str]
+
+    def externals(self) -> list[str]:
+        """As CRIU is told of them."""
+        return [
+            f"mnt[{self.guest_mount}]:guest",
+            *(f"mnt[{target}]:{path.replace('/', '-')}" for target, path in self.devices.items()),
+            *self.files,
+        ]
+
+
+def ties(pid: int, spool: Path) -> Ties:
+    """Look at process 1, which stands still. `spool` is the folder of the box's executions. Raises Undumpable."""
+    guest, target, devices = "", "", {}
+    for mount in mounts.parse(Path(f"/proc/{pid}/mountinfo").read_text()):
+        if not _EXPECTED.fullmatch(mount.target):
+            message = f"it has mounts of its own ({mount.target[:100]})"
+            raise Undumpable(message)
+        if mount.target == "/run/corral/guest":
+            guest, target = Path(mount.root).name, mount.target
+        elif mount.fstype == "devtmpfs":
+            devices[mount.target] = f"/dev{mount.root}"
+    sockets, files = set(), {}
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        path = f"/proc/{pid}/fd/{fd}"
+        link = os.readlink(path)
+        if match := _SOCKET.fullmatch(link):
+            sockets.add(int(match[1]))
+        elif Path(link).parent == spool:
+            files[_key(pid, fd)] = Path(link).name
+    if len(sockets) != 1:
+        message = f"its guest holds {len(sockets)} sockets, not one"
+        raise Undumpable(message)
+    return Ties(sockets.pop(), guest, target, devices, files)
+
+
+def _key(pid: int, fd: str) -> str:
+    """CRIU's name of an open file: of its mount and inode."""
+    info = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
+    match = re.search(r"^mnt_id:\s*(\d+)$", info, re.MULTILINE)
+    inode = os.stat(f"/proc/{pid}/fd/{fd}").st_ino
+    return f"file[{int(match[1]) if match else 0:x}:{inode:x}]"
+
+
+class Memories:
+    """Of one data folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        #: Names by the boxes that they are of.
+        self._of: dict[str, str] = {}
+
+    def open(self) -> None:
+        """Look at what is there, and remove what a killed server left half-made."""
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        for path in self.folder.iterdir():
+            meta = self.read(path.name)
+            if meta is None:
+                shutil.rmtree(path)
+            else:
+                self._of[meta.box] = path.name
+
+    def of(self, box_id: str) -> str | None:
+        """The name under which the box's memory is kept."""
+        return self._of.get(box_id)
+
+    def has(self, name: str) -> bool:
+        """Whether there is one of this name."""
+        return name in self._of.values()
+
+    def path(self, name: str) -> Path:
+        """The folder of its images."""
+        return self.folder / name
+
+    def begin(self, name: str) -> Path:
+        """An empty folder for images. What is not committed goes at the next `begin` or start."""
+        partial = self.folder / f"{PARTIAL}{name}"
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(mode=0o700)
+        return partial
+
+    def commit(self, partial: Path, name: str, meta: Meta) -> int:
+        """Make the images in `partial` those of `name`, in one step that lasts. Returns their size in bytes."""
+        (partial / NAME).write_text(json.dumps(asdict(meta)))
+        size = 0
+        for path in partial.iterdir():
+            size += path.stat().st_blocks * 512
+        _sync(partial)
+        partial.rename(self.path(name))
+        _sync(self.folder)
+        self._of[meta.box] = name
+        return size
+
+    def drop(self, partial: Path) -> None:
+        """Remove what was begun."""
+        shutil.rmtree(partial, ignore_errors=True)
+
+    def read(self, name: str) -> Meta | None:
+        """What is known of a kept memory; None when there is none."""
+        try:
+            return Meta(**json.loads((self.path(name) / NAME).read_text())) if not name.startswith(".") else None
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+            return None
+
+    def forget(self, name: str) -> str | None:
+        """Remove one; returns the box that it was of. One that is not there is fine."""
+        meta = self.read(name)
+        path = self.path(name)
+        if meta is None:
+            return None
+        gone = self.folder / f"{PARTIAL}{name}"
+        if gone.exists():
+            shutil.rmtree(gone)
+        path.rename(gone)
+        self._of.pop(meta.box, None)
+        shutil.rmtree(gone)
+        return meta.box
+
+
+def _sync(folder: Path) -> None:
+    """Write a folder's entries, and the files in it, to the disk."""
+    for path in (*(entry for entry in folder.iterdir() if entry.is_file()), folder):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
