@@ -394,7 +394,7 @@ class Host:
             raise refused(f"create box {spec.id}", error.errno or 0, str(error)) from error
 
     def _delegate(self, spec: BoxSpec, owner: int) -> None:
-        if self.layout.second is None:
+        if self.layout.version == 1 and self.layout.second is None:
             message = f"cannot create nested box {spec.id}: version 2 of control groups is not mounted"
             raise HostUnfit(message, remedy="mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified, and restart the server")
         try:
