@@ -43,7 +43,7 @@ _SOCKET = "builds.sock"
 DOOM = "DOOMED_AT"
 
 #: Layers of an image here: as many as the limit that the server has take half a minute to make.
-MOST_LAYERS = 3
+MOST_LAYERS = 6
 
 
 class BuildServer(Server):
@@ -237,6 +237,10 @@ class Parts:
                 rows.release(connection, id, user, 0)
 
         await self._store.write(release)
+
+    async def layers(self, name: str) -> list[str]:
+        """Where the layers of an image are."""
+        return [str(layer.path) for layer in self._builds._library.resolve(name).layers]
 
     async def is_here(self, name: str) -> bool:
         """Whether there is an image of this name."""

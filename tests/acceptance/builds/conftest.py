@@ -38,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuildServer]:
         tmp_path_factory.mktemp("builds") / "data",
         IMAGES,
         CORRAL_BUILD_MEMORY=str(512 << 20),
-        CORRAL_BUILD_DISK=str(1 << 30),
+        CORRAL_BUILD_DISK=str(3 << 29),
         CORRAL_BUILD_LOG_LIMIT="100000",
         CORRAL_BUILD_CONTEXT_LIMIT=str(4 << 20),
     ) as running:
