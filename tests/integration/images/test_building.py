@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
 SMALL = stock.Flavour("small", "bookworm", ("ca-certificates",), env={"LANG": "C.UTF-8"})
 MORE = stock.Flavour("more", "bookworm", ("hello",), "small", skeletons=())
 LINK = stock.Flavour("link", "bookworm", (), "small", skeletons=(), links={"usr/local/bin/snake": "/usr/bin/python3"})
+RECIPES = {each.name: each for each in (SMALL, MORE, LINK)}
 
 BUILD = """
 import pathlib, sys
@@ -50,9 +50,9 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stock, "FLAVOURS", {each.name: each for each in (SMALL, MORE, LINK)})
+        patch.setattr(stock, "FLAVOURS", RECIPES)
         made = Made(ImageStore(tmp_path_factory.mktemp("images")), [])
         built = parallel.build_all(
             made.images, [MORE, LINK], lambda who, step: made.told.append((who.name, step.text))
@@ -60,10 +60,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         assert {flavour.name: stored for flavour, stored in built} == {
             name: made.current(name) for name in ("more", "link")
         }
-        yield made
+    return made
 
 
-def test_a_build_makes_a_whole_image_and_the_next_has_nothing_to_do(made: Made) -> None:
+def test_a_build_makes_a_whole_image_and_the_next_has_nothing_to_do(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stock, "FLAVOURS", RECIPES)
     built = made.current("small")
     assert (built.rootfs / "home/user/.bashrc").stat().st_uid == 1000
     assert {"bash", "ca-certificates", "dpkg"} <= built.manifest.packages.keys()
