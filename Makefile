@@ -12,7 +12,7 @@ PYTHON := .venv/bin/python
 ARGS ?=
 N ?= 6000
 
-.PHONY: help setup setup-test demo test fuzz chaos soak check bench density serve conformance fmt lock clean
+.PHONY: help setup setup-test demo test fuzz crash chaos soak check bench density serve conformance fmt lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -38,6 +38,9 @@ fuzz: setup-test ## Random requests to the API, random bytes between guest and h
 	@cargo test --quiet --locked --manifest-path guest/Cargo.toml random
 	@$(PYTHON) -m pytest -k "random or document_names" tests/unit/runtime/guest/test_guest_fuzz.py \
 	  tests/integration/guest/test_guest_fuzz.py tests/integration/api/test_fuzz.py $(ARGS)
+
+crash: setup-test ## The server dies at every step of snapshots, forks, suspends and resumes (some minutes)
+	@CRASH_ROUNDS=0 $(PYTHON) -m pytest -s tests/crash/test_every_step.py $(ARGS)
 
 chaos: SECONDS ?= 60
 chaos: setup-test ## Harm a server and its boxes, and judge what it says (SECONDS=60 SEED=7)

@@ -157,9 +157,11 @@ class Lifecycle:
         """Run its last commands, keep its disk, remove its box. A step that was cut off is done again."""
         left = devbox.request.suspend_limit_s - (self._clock.now_ms() - devbox.observed_at_ms) / 1000
         box = await self._inspect(devbox.id)
+        if devbox.kept is not None and (box is None or box.status is BoxStatus.DEAD):
+            # The server that removed it died before it could say so. What is left of it may have no disk any more.
+            return await self._fall_asleep(devbox)
         if box is None:
-            # The server that removed it died before it could say so.
-            return await self._asleep(devbox) if devbox.kept is not None else await self._mourn(devbox, None)
+            return await self._mourn(devbox, None)
         if box.status is BoxStatus.RUNNING and left > 0 and not await self._launch.before_suspend(devbox):
             return left
         try:
@@ -168,9 +170,7 @@ class Lifecycle:
             return await self._mourn(devbox, None)
         except RuntimeFailure as problem:
             return await self._stay(devbox, problem.message)
-        async with self._stops:
-            await self._runtime.destroy(devbox.id)
-        return await self._asleep(await self._again(devbox))
+        return await self._fall_asleep(await self._again(devbox))
 
     async def _again(self, devbox: Devbox) -> Devbox:
         return await self._store.read(lambda connection: rows.find(connection, devbox.id)) or devbox
@@ -198,11 +198,14 @@ class Lifecycle:
         try:
             return await take(devbox.id, name)
         except SnapshotExists:
-            # Of a step that was cut off: the box has gone on since.
+            # Of a step that was cut off: the box has gone on since. Until there is another copy, none is promised.
+            await self._store.write(lambda connection: rows.keep(connection, devbox.id, None, None))
             await self._runtime.forget_snapshot(name)
             return await take(devbox.id, name)
 
-    async def _asleep(self, devbox: Devbox) -> float | None:
+    async def _fall_asleep(self, devbox: Devbox) -> float | None:
+        async with self._stops:
+            await self._runtime.destroy(devbox.id)
         self._troubles.pop(devbox.id, None)
         step = rows.Step((Observed.SUSPENDED,), devbox.reason, devbox.message, memory=devbox.memory)
         await self._move(devbox, _SUSPENDING, step)

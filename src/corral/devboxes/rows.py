@@ -251,9 +251,12 @@ def _distinct(
     return Page(items=tuple(found[:limit]), has_more=len(found) > limit, total=None)
 
 
-def keep(connection: sa.Connection, devbox_id: str, kept: Kept, memory: Memory) -> None:
-    """Record that the devbox's disk, and perhaps its memory, is kept apart from its box."""
-    values = {"kept": kept_to_json(kept), "memory": asdict(memory)}
+def keep(connection: sa.Connection, devbox_id: str, kept: Kept | None, memory: Memory | None) -> None:
+    """Record that the devbox's disk, and perhaps its memory, is kept apart from its box, or that it is not any more."""
+    values = {
+        "kept": None if kept is None else kept_to_json(kept),
+        "memory": None if memory is None else asdict(memory),
+    }
     connection.execute(DEVBOXES.update().where(_C.id == devbox_id, _C.ended_at_ms.is_(None)), values)
 
 

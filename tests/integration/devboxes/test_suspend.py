@@ -9,7 +9,7 @@ import pytest
 from corral.core import errors
 from corral.devboxes.model import DevboxRequest, ExecutionStatus, Observed, Reason, copy_of
 from corral.images.model import SnapshotStatus, SnapshotWish
-from corral.runtime.contract import HostExhausted, HostUnfit
+from corral.runtime.contract import BoxGone, HostExhausted, HostUnfit
 from corral.runtime.fake import FakeHost
 from tests.integration.devboxes.stack import ACCOUNT, Stack
 
@@ -159,7 +159,10 @@ async def test_a_suspend_that_was_cut_off_is_done_by_the_next_server(cold: Stack
     await stack.stop()
 
 
-async def test_a_server_that_dies_after_it_has_removed_the_box_loses_nothing(cold: Stack, host: FakeHost) -> None:
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_server_that_dies_while_it_removes_the_box_loses_nothing(
+    cold: Stack, host: FakeHost, *, whole: bool
+) -> None:
     stack = await cold.start()
     devbox_id = await stack.running()
     await stack.run(devbox_id, "echo kept > file")
@@ -168,9 +171,14 @@ async def test_a_server_that_dies_after_it_has_removed_the_box_loses_nothing(col
         await stack.until(lambda: host.snapshots() == [copy_of(devbox_id)])
         await asyncio.sleep(0.1)
         await stack.stop()
-    host.remove(devbox_id)
+    if whole:
+        host.remove(devbox_id)
+    else:  # what is left of it has no disk any more
+        host.kill_box(devbox_id)
+        host.fail("snapshot", BoxGone("cannot snapshot it: it has no disk"))
     stack = await cold.start()
     await stack.reaches(devbox_id, Observed.SUSPENDED)
+    assert devbox_id not in host.boxes
     await resumed(stack, devbox_id)
     assert await stack.files.read_text(ACCOUNT, devbox_id, "file") == "kept\n"
     await stack.stop()

@@ -127,8 +127,7 @@ class OciRuntime(Runtime):
         try:
             living = await self._host.make(spec)
             await self._claim(living, spec, named=spec.origin is not None)
-            if spec.origin is not None:
-                await settled(asyncio.to_thread(self._host.bound, living))
+            await settled(asyncio.to_thread(self._host.complete, living, spec))
         except BoxExists:
             raise
         except BaseException:

@@ -265,6 +265,7 @@ class Host:
     async def make(self, spec: BoxSpec) -> Living:
         """Make a box up to a running process 1, whose guest was not asked yet. What is half-made is left to `remove`.
 
+        On disk it stays half-made until `complete`: a guest that was not told whose it is must not be adopted.
         Raises BoxExists, HostExhausted, HostUnfit. When it is cancelled, nothing of it is in progress any more.
         """
         if spec.nested and not self.settings.nested:
@@ -277,6 +278,7 @@ class Host:
     async def make_ahead(self, spec: BoxSpec) -> Living:
         """As `make`, a box that is nobody's yet. `spec.id` is its handle. What is half-made is left to `discard`."""
         living = await self._make(self.places.prepared / spec.id, spec)
+        record.write(self.places.prepared / spec.id, living.record)
         self._watch(self.prepared, living)
         return living
 
@@ -295,9 +297,12 @@ class Host:
         uts.set_hostname(living.process, spec.hostname)
         record.write(self.places.prepared / handle, living.record)
 
-    def bound(self, living: Living) -> None:
-        """Bound the disk of a box that began as a snapshot, and runs now, to what its record says. Raises OSError."""
-        self.pool.resize(living.record.handle, living.record.limits.disk)
+    def complete(self, living: Living, spec: BoxSpec) -> None:
+        """Record that a box of `make` is whole, as its guest has been told whose it is. Raises OSError."""
+        if spec.origin is not None:
+            # A copy had room for its start, also of a disk that was full.
+            self.pool.resize(living.record.handle, living.record.limits.disk)
+        record.write(self.places.box(spec.id), living.record)
 
     def hand_over(self, living: Living) -> Living:
         """Make a prepared box the one that its record says, in one step. Raises BoxExists, BoxGone."""
@@ -331,7 +336,6 @@ class Host:
             found = record.Record.of(spec, slot.wish.index).living(answer["pid"])
         except ProcessLookupError:
             raise ended_at_once(spec.id) from None
-        record.write(folder, found)
         if Path(self.settings.oci_runtime).name in removal.PLAIN_RUNTIMES:
             (self.places.bundle(spec.id) / "config.json").unlink()  # read once: 40 KiB of memory for each box
         process = found.open_process()
