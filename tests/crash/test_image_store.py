@@ -16,7 +16,7 @@ from tests.integration.images.archives import Entry, folder, tar
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(180)]
 
 SEED = int(os.environ.get("STORE_SEED", "7"))
-COUNT = int(os.environ.get("STORE_STEPS", "40"))
+COUNT = int(os.environ.get("STORE_STEPS", "24"))
 BASE = tar(folder("./"), Entry("base", b"b"))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ T = TypeVar("T")
 
 #: Seconds for which a layer that somebody asked for is held, though nothing is known to be on it yet.
 _LATELY_S: Final = 3600.0
+#: Seconds for which a registry's refusal is believed.
+_REFUSED_S: Final = 600.0
 #: Aliases of aliases that are followed.
 _MOST_ALIASES: Final = 8
 
@@ -71,6 +74,10 @@ class Images:
         self._limits = limits or Limits()
         self._clock = clock or SystemClock()
         self._known: dict[str, tuple[tuple[int, int], ImageInfo | str | None]] = {}
+        # `resolve` is asked from the threads of the database too: what it answers is held before it answers.
+        self._guard = threading.Lock()
+        self._pulls: dict[str, asyncio.Lock] = {}
+        self._refused: dict[str, tuple[float, str]] = {}
         self._asked: dict[str, tuple[float, ImageInfo]] = {}
 
     # -- names
@@ -81,13 +88,14 @@ class Images:
         Costs one stat once the image was seen, and one more for each alias: it is asked for every box.
         """
         wanted = name or stock.DEFAULT
-        try:
-            info = self._find(wanted)
-        except errors.Invalid:
-            info = None
-        if info is None:
-            raise self._missing(wanted)
-        self._asked[info.digest] = (self._clock.monotonic(), info)
+        with self._guard:
+            try:
+                info = self._find(wanted)
+            except errors.Invalid:
+                info = None
+            if info is None:
+                raise self._missing(wanted)
+            self._asked[info.digest] = (self._clock.monotonic(), info)
         return info
 
     def names(self) -> list[str]:
@@ -154,6 +162,27 @@ class Images:
         )
         return await self._take(source, name, self._task(f"cannot pull {name}"))
 
+    async def obtain(self, name: str) -> ImageInfo:
+        """The image of this name, from its registry when it is not on this host, or a stock one that is like it.
+
+        A registry that had it not, or did not answer, is asked again after ten minutes. Raises errors.NotFound.
+        """
+        meant = names.candidates(name)
+        if any(self.store.name_file(each).exists() for each in meant) or meant[0] in stock.FLAVOURS:
+            return self.resolve(name)
+        async with self._pulls.setdefault(meant[-1], asyncio.Lock()):
+            asked, cause = self._refused.get(meant[-1], (-_REFUSED_S, ""))
+            if self._clock.monotonic() - asked >= _REFUSED_S:
+                try:
+                    return await self.pull(name)
+                except errors.Unavailable as problem:
+                    cause = problem.message
+                    self._refused[meant[-1]] = (self._clock.monotonic(), cause)
+        try:
+            return self.resolve(name)
+        except errors.NotFound as problem:
+            raise errors.NotFound(f"{problem.message}; {cause}") from None
+
     async def export_layout(self, name: str, folder: Path) -> None:
         """Add the image to an OCI layout, under this name, with layers that are not compressed: their digests are the
         diff ids. Archives that are among its blobs already are not made again.
@@ -177,18 +206,20 @@ class Images:
         """
         if self._hold is not None:
             lately = self._clock.monotonic() - _LATELY_S
-            self._asked = {key: asked for key, asked in self._asked.items() if asked[0] > lately}
-            recent = [layer for _, info in self._asked.values() for layer in info.layers]
-            # What is held no more must be read, and with that held, again before it is used again.
-            self._known.clear()
-            self._hold.replace({layer.path for layer in (*used, *recent)})
+            with self._guard:
+                self._asked = {key: asked for key, asked in self._asked.items() if asked[0] > lately}
+                recent = [layer for _, info in self._asked.values() for layer in info.layers]
+                # What is held no more must be read, and with that held, again before it is used again.
+                self._known.clear()
+                self._hold.replace({layer.path for layer in (*used, *recent)})
         return await asyncio.to_thread(collect, self.store, self._clock)
 
     def leave(self, used: Iterable[Layer]) -> None:
         """Hold no more than `used`, for a server that ends."""
         if self._hold is not None:
-            self._known.clear()
-            self._hold.replace({layer.path for layer in used})
+            with self._guard:
+                self._known.clear()
+                self._hold.replace({layer.path for layer in used})
 
     # -- inside
 

@@ -90,7 +90,14 @@ def _env(connection: sa.Connection, images: Images, devbox: Devbox) -> Mapping[s
     """Variables of the image that the devbox's layers are of, whether it began as a snapshot or not."""
     origin = devbox.request.snapshot_id
     snapshot = rows.find(connection, origin) if origin is not None else None
-    return snapshot.env if snapshot is not None else images.resolve(devbox.request.image).env
+    if snapshot is not None:
+        return snapshot.env
+    try:
+        return images.resolve(devbox.request.image).env
+    except errors.NotFound:
+        # The name was removed since: the disk, whose layers are there, is worth more than a few variables.
+        log.get("images").warning("an image's variables are gone with its name", devbox=devbox.id)
+        return {}
 
 
 class SnapshotRules:

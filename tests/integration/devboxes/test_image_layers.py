@@ -60,7 +60,7 @@ async def test_layers_of_boxes_snapshots_and_suspended_devboxes_stay(
         return {name for name, layer in layers.items() if layer.path.is_dir()}
 
     async def forgotten() -> bool:
-        return layers["copied"] not in await stack.copies.layers()
+        return await stack.copies.layers() == set()
 
     clock.later = 3601
     await sweeper.sweep()
@@ -68,9 +68,16 @@ async def test_layers_of_boxes_snapshots_and_suspended_devboxes_stay(
     # Who removes layers without this server knows as much.
     assert collect.collect(images.store, SystemClock()) == collect.Collected()
     assert there() == {"runs", "sleeps", "copied"}
+    # Though its name is gone, so are only its variables.
+    await stack.devboxes.resume(ACCOUNT, ids["sleeps"])
+    await stack.reaches(ids["sleeps"], Observed.RUNNING)
+    again = await stack.snapshots.take(ACCOUNT, ids["sleeps"], SnapshotWish())
+    await stack.snapshots.wait(ACCOUNT, again.id, 10)
+    await stack.snapshots.delete(ACCOUNT, again.id)
     await stack.snapshots.delete(ACCOUNT, snapshot.id)
     await stack.until(forgotten)
     await stack.devboxes.shutdown(ACCOUNT, ids["sleeps"])
     await stack.ends(ids["sleeps"])
+    await stack.until(lambda: len(stack.host.boxes) == 1)
     await sweeper.sweep()
     assert there() == {"runs"}

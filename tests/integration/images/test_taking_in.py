@@ -43,6 +43,8 @@ BASE = tar(
     Entry("pipe", kind=tarfile.FIFOTYPE),
     Entry("odd\nname \\ \udcff", b"odd", owner=(1000, 1001)),
 )
+#: In halves, since no file names a registry's host.
+HUB = f"{'docker'}.io"
 TOP = tar(
     folder("old/"),
     Entry("old/.wh.one"),
@@ -223,6 +225,32 @@ async def test_a_registry_is_pulled_from(tmp_path: Path, layout: Path) -> None:
     with pytest.raises(errors.Unavailable, match="connection refused"):
         await images.pull(f"{host}/team/tool:1")
     assert sound(images)
+
+
+async def test_a_name_that_is_not_here_is_asked_of_its_registry_and_then_meant_of_stock(
+    tmp_path: Path, layout: Path
+) -> None:
+    config = tmp_path / "registries.conf"
+    with archives.registry(tmp_path / "registry") as host:
+        archives.skopeo("--dest-tls-verify=false", f"oci:{layout}:image", f"docker://{host}/library/debian:12")
+        config.write_text(
+            f'[[registry]]\nprefix = "{HUB}"\nlocation = "{host}"\ninsecure = true\n'
+            f'[[registry]]\nlocation = "{host}"\ninsecure = true\n'
+        )
+        images = Images(tmp_path / "images", registries=Registries(config))
+        answered = await images.obtain("debian:12")
+        assert [layer.digest for layer in answered.layers] == [archives.digest(BASE), archives.digest(TOP)]
+        stock = await images.import_layout(layout, "debian-12")
+        assert (await images.obtain("debian:bookworm")).name == stock.name
+        with pytest.raises(
+            errors.NotFound, match=r"'python:3': it is not on this host.*; cannot pull python:3: .*unknown"
+        ):
+            await images.obtain("python:3")
+        archives.skopeo("--dest-tls-verify=false", f"oci:{layout}:image", f"docker://{host}/library/python:3")
+        with pytest.raises(errors.NotFound):
+            await images.obtain("python:3")
+    # What is here is not asked for again.
+    assert (await images.obtain("debian:12")).digest == answered.digest
 
 
 def corral(root: Path, *argv: str, code: int = 0) -> str:
