@@ -20,6 +20,8 @@ import pytest
 from bench.leftovers import gone
 
 from corral.devboxes.model import copy_of
+from corral.runtime.cgroup.layout import read_layout
+from corral.runtime.linux import mounts
 from corral.runtime.oci.settings import Places
 from tests.harness.caller import Caller
 from tests.harness.server import Server
@@ -181,13 +183,13 @@ def nothing_else(stage: Stage) -> None:
     """Return once the host has the one box, and nothing of another or of a copy."""
     places = Places(stage.server.data.resolve(), Path("/run/corral"))
     deadline = time.monotonic() + 20
-    groups = Path("/sys/fs/cgroup")
+    parents = {folder.parent for folder in places.group(read_layout(mounts.current()), "x").folders}
     while True:
         there = {
             "boxes": set(os.listdir(places.boxes)),
             "bundles": set(os.listdir(places.bundles)),
             "disks": {path.name for path in (places.data / "pool").glob("[!.]*")},
-            "groups": {path.name for path in groups.glob(f"**/corral-{places.instance}/dbx_*")},
+            "groups": {path.name for parent in parents for path in parent.glob("dbx_*")},
         }
         copies = os.listdir(places.data / "pool" / ".snapshots")
         still = os.listdir(places.frozen)
