@@ -252,7 +252,7 @@ def _distinct(
 
 
 def keep(connection: sa.Connection, devbox_id: str, kept: Kept | None, memory: Memory | None) -> None:
-    """Record that the devbox's disk, and perhaps its memory, is kept apart from its box, or that it is not any more."""
+    """Record that the devbox's disk, and perhaps its memory, is kept apart from its box, or is no more."""
     values = {
         "kept": None if kept is None else kept_to_json(kept),
         "memory": None if memory is None else asdict(memory),
