@@ -71,7 +71,7 @@ class Launch:
             return waiting
         if devbox.request.docker_in_docker and (progress := await self._start_docker(devbox, begun)) is not None:
             return progress
-        for wish, called in _setup(devbox):
+        for wish, called in setup(devbox):
             execution = begun.get(wish.command_id or "")
             if execution is None:
                 execution = await self._followers.launch(devbox.account_id, devbox.id, wish)
@@ -170,7 +170,7 @@ class Launch:
         return Refusal(message, Reason.LAUNCH_FAILED if full is None else Reason.OUT_OF_DISK)
 
 
-def _setup(devbox: Devbox) -> Iterator[tuple[Wish, str]]:
+def setup(devbox: Devbox) -> Iterator[tuple[Wish, str]]:
     """What runs before the entrypoint, one after another, each with what people call it."""
     request, start, source = devbox.request, devbox.start, ExecutionSource.SETUP
     for place, command in enumerate(request.services):

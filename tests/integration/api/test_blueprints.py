@@ -308,21 +308,15 @@ async def test_a_devbox_cannot_begin_as_what_is_not_there(stand: Stand) -> None:
     refused(await stand.client.get(f"/v1/blueprints/{built['id']}/logs", headers=headers), 404, built["id"])
 
 
-async def test_required_services_start_before_the_launch_commands(stand: Stand) -> None:
-    # No Docker takes this option: fake boxes have the host's programs.
-    service = {"image": "postgres:16", "env": {"P": "a b"}, "options": "--no-such-option"}
-    services = [{"name": name, **service} for name in ("db", "cache", "other")]
-    launch = {"required_services": ["cache", "db"], "launch_commands": ["true"]}
-    made = await make(stand, services=services, launch_parameters=launch)
-    answer = await stand.client.post("/v1/devboxes", json={"blueprint_id": made["id"]})
-    devbox_id = answer.json()["id"]
-    async with asyncio.timeout(10):
+async def test_a_devbox_that_requires_services_starts_docker_first(stand: Stand) -> None:
+    services = [{"name": name, "image": "postgres:16"} for name in ("db", "cache", "other")]
+    made = await make(stand, services=services, launch_parameters={"required_services": ["cache", "db"]})
+    devbox_id = (await stand.client.post("/v1/devboxes", json={"blueprint_id": made["id"]})).json()["id"]
+    async with asyncio.timeout(10):  # fake boxes have no Docker
         while (view := (await stand.client.get(f"/v1/devboxes/{devbox_id}")).json())["status"] != "failure":
             await asyncio.sleep(0.01)
-    assert "start of service 1 exited with code 12" in view["reason_message"]
-    log = (await stand.client.get(f"/v1/devboxes/{devbox_id}/logs")).json()["logs"]
-    commands = [line["cmd"] for line in log if line.get("cmd")]
-    assert commands[0].startswith("docker start cache >/dev/null 2>&1 || docker run --detach --name cache")
+    assert "start of Docker exited with code" in view["reason_message"]
+    assert view["capabilities"] == ["docker_in_docker"]
 
 
 async def test_a_deleted_blueprint_can_be_looked_at_and_its_image_stays_while_it_is_needed(stand: Stand) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from corral.core import errors
-from corral.devboxes import deadlines, faults, logs, usage
+from corral.devboxes import deadlines, faults, launch, logs, usage
 from corral.devboxes.model import DevboxRequest, Execution, ExecutionSource, LogLevel, LogSource, Observed, Reason
 from corral.runtime import contract
 from corral.runtime.contract import GIB, DeathReason, FileProblem, FileProblemKind, Limits, Stream
@@ -144,3 +144,17 @@ def test_every_death_has_a_reason_and_a_sentence(reason: DeathReason) -> None:
 
 def test_a_box_that_nobody_saw_end_is_lost() -> None:
     assert faults.death(None)[0] is Reason.LOST
+
+
+def test_services_start_before_the_launch_commands() -> None:
+    request = DevboxRequest(services=("start a", "start b"), launch_commands=("one", "two"))
+    steps = [
+        (wish.command, wish.user, called)
+        for wish, called in launch.setup(made.devbox((Observed.INITIALIZING, 0), request=request))
+    ]
+    assert steps == [
+        ("start a", "root", "start of service 1"),
+        ("start b", "root", "start of service 2"),
+        ("one", None, "launch command 1"),
+        ("two", None, "launch command 2"),
+    ]
