@@ -193,6 +193,8 @@ def bars(found: list[Figures]) -> list[Bar]:
         Bar("forks of a running box, all running", kept.forks, 4000, "ms"),
         Bar("create at the last level of a row of snapshots", kept.deep, 1.5, "x"),
         Bar("suspend, the disk", kept.suspend, 2000, "ms"),
+        Bar("suspend, 200 MB of memory", kept.suspend_memory, 2000, "ms"),
+        Bar("resume, 200 MB of memory", kept.resume_memory, 1500, "ms"),
         Bar("resume, the disk", kept.resume, 1500, "ms"),
     ]
     docker = by_name.get("docker")

@@ -15,6 +15,11 @@ from typing import Any
 from bench.server import Corral
 
 MB = 1_000_000
+HELD = 200 * MB
+_HOLD = f"""
+python3 -c 'import os, time; held = os.urandom({HELD}); open("held", "w"); time.sleep(600)' > /dev/null 2>&1 &
+until [ -e held ]; do sleep 0.05; done
+"""
 
 
 @dataclass(slots=True)
@@ -28,6 +33,8 @@ class Disks:
     forks: float = 0.0
     suspend: float = 0.0
     resume: float = 0.0
+    suspend_memory: float = 0.0  #: with a Python process that holds HELD bytes
+    resume_memory: float = 0.0
     deep: float = 0.0  #: create at the last level of a row of snapshots beside create at the first ones
     series: dict[str, list[float]] = field(default_factory=dict)
 
@@ -37,7 +44,7 @@ async def measure(
 ) -> Disks:
     """Everything, in a box with `changed` bytes that no snapshot has yet."""
     found = Disks()
-    box = await corral.create()
+    box = await corral.create(launch_parameters={"keep_memory": "never"})
     await _change(corral, box, changed)
     took, view = await _timed(corral.post(f"/v1/devboxes/{box}/snapshot_disk", {}))
     found.snapshot, found.still, origin = took, float(view["still_ms"]), str(view["id"])
@@ -46,6 +53,7 @@ async def measure(
     found.forks, children = await _forks(corral, box, forks)
     await asyncio.gather(*(corral.destroy(child) for child in children))
     await corral.settle_to(1)
+    await _memory(corral, found)
     found.suspend, _ = await _timed(_reach(corral, box, "suspend", "suspended"))
     found.snapshot_asleep, view = await _timed(corral.post(f"/v1/devboxes/{box}/snapshot_disk", {}))
     found.resume, _ = await _timed(_reach(corral, box, "resume", "running"))
@@ -54,6 +62,17 @@ async def measure(
         await corral.post(f"/v1/devboxes/disk_snapshots/{name}/delete", {})
     await _row(corral, levels, found)
     return found
+
+
+async def _memory(corral: Corral, found: Disks) -> None:
+    """Of a box whose process goes on. Raises RuntimeError where it does not, for want of CRIU."""
+    box = await corral.create()
+    await corral.run(box, _HOLD)
+    found.suspend_memory, _ = await _timed(_reach(corral, box, "suspend", "suspended"))
+    found.resume_memory, _ = await _timed(_reach(corral, box, "resume", "running"))
+    await corral.run(box, "pgrep -f os.urandom")
+    await corral.destroy(box)
+    await corral.settle_to(1)
 
 
 async def _beginnings(corral: Corral, origin: str, rounds: int, found: Disks) -> None:

@@ -84,6 +84,8 @@ def test_a_transfer_does_not_grow_the_server(results: dict[str, Any]) -> None:
         "create at the last level of a row of snapshots",
         "suspend, the disk",
         "resume, the disk",
+        "suspend, 200 MB of memory",
+        "resume, 200 MB of memory",
     ],
 )
 def test_copies_of_disks_cost_what_is_promised(results: dict[str, Any], what: str) -> None:

@@ -62,7 +62,8 @@ def test_a_devbox_is_suspended_and_resumed(cli: Cli, box: str) -> None:
 
 
 def test_a_resume_that_fails_is_told_with_its_reason(cli: Cli) -> None:
-    box = cli.out("devbox", "create", "--launch-command", "test ! -e marker && touch marker").strip()
+    command = ["--launch-command", "test ! -e marker && touch marker", "--keep-memory", "never"]
+    box = cli.out("devbox", "create", *command).strip()
     cli.out("devbox", "suspend", box)
     done = cli.run("devbox", "resume", box)
     assert (done.returncode, done.stdout) == (1, b"")

@@ -101,7 +101,7 @@ def test_a_launch_that_fills_the_disk_fails_with_that_reason(caller: Caller) -> 
 
 def test_a_launch_that_fills_the_disk_at_a_resume_leaves_it_suspended(caller: Caller) -> None:
     once = f"if [ -e mark ]; then {FILL}; else touch mark; fi"
-    devbox_id = caller.create(launch_parameters={**SMALL, "launch_commands": [once]})
+    devbox_id = caller.create(launch_parameters={**SMALL, "launch_commands": [once], "keep_memory": "never"})
     caller.post(f"/{devbox_id}/suspend")
     caller.reach(devbox_id, "suspended")
     caller.post(f"/{devbox_id}/resume")

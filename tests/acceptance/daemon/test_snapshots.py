@@ -16,6 +16,8 @@ from tests.harness.server import Server
 
 pytestmark = [pytest.mark.root, pytest.mark.image, pytest.mark.timeout(240)]
 
+DISK_ONLY = {"keep_memory": "never"}
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
@@ -119,7 +121,7 @@ def test_twenty_forks_of_a_busy_devbox_are_there_in_seconds(caller: Caller) -> N
 def test_a_suspended_devbox_holds_nothing_of_the_host_but_its_disk(caller: Caller) -> None:
     server = caller.server
     places = Places(server.data.resolve(), Path("/run/corral"))
-    devbox_id = caller.create(launch_parameters={"launch_commands": ["date +%N >> starts"]})
+    devbox_id = caller.create(launch_parameters={"launch_commands": ["date +%N >> starts"], **DISK_ONLY})
     caller.run(devbox_id, 'head -c 100M /dev/urandom > big; sha256sum big > sum; cp big "odd name"')
     caller.post(f"/{devbox_id}/execute_async", command="sleep 600")
 
