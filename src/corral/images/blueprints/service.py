@@ -7,7 +7,7 @@ controller follows the build.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
 
@@ -217,10 +217,10 @@ class Blueprints:
     async def logs(self, account_id: str, blueprint_id: str, *, after: int = 0) -> Lines:
         """The lines of its build's log that follow the one of this number, oldest first."""
         blueprint = await self.get(account_id, blueprint_id)
-        lines = []
+        lines: Lines = []
         if blueprint.build_id is not None:
             lines = await self._builds.logs(account_id, blueprint.build_id, after=after)
-        elif blueprint.failure is not None and after == 0:  # it failed before it had a build
+        if blueprint.failure is not None and not lines and after == 0:  # it failed before anything was built
             at_ms = blueprint.finished_at_ms or blueprint.created_at_ms
             lines = [BuildLine(1, BuildLogLevel.ERROR, at_ms, blueprint.failure.message)]
         return lines
@@ -249,13 +249,21 @@ class Blueprints:
         recipe = recipes.recipe(body, base, architecture=self._architecture)
         return BlueprintWish(
             name=body.name,
-            parameters=body.model_dump(exclude_none=True),
+            parameters=_as_sent(body),
             dockerfile=render.dockerfile(recipe),
             metadata=body.metadata or {},
             base_id=base_id,
             build_args=body.build_args or {},
             context_id=body.build_context.object_id if body.build_context is not None else None,
         )
+
+
+def _as_sent(body: wire.BlueprintBody) -> dict[str, Any]:
+    sent = body.model_dump(exclude_none=True)
+    launch = sent.get("launch_parameters", {})
+    if (cores := launch.get("custom_cpu_cores")) is not None and cores.is_integer():
+        launch["custom_cpu_cores"] = int(cores)  # clients before 3.0 have whole numbers only
+    return sent
 
 
 def begin(

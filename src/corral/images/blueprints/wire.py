@@ -23,6 +23,8 @@ Status = Literal["queued", "provisioning", "building", "awaiting_upload", "faile
 
 
 def _dockerfile(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be blank")
     if (size := len(value.encode())) > DOCKERFILE_BYTES:
         raise ValueError(f"must be at most {DOCKERFILE_BYTES} bytes, not {size}")
     if "\0" in value:

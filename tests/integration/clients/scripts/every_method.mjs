@@ -43,6 +43,17 @@ const uploaded = async () => {
   return made.id;
 };
 const whole = async () => (await client.objects.complete(await uploaded())).id;
+// Fake boxes cannot build: blueprints fail there.
+const base = 'FROM debian-13-slim\n';
+const blueprint = async () => (await client.blueprints.create({ name: 'scene', dockerfile: base })).id;
+const building =
+  process.env.CHECK_RUNTIME === 'fake'
+    ? {}
+    : {
+        'blueprints.awaitBuildComplete': async () => [await blueprint()],
+        'blueprints.createAndAwaitBuildCompleted': async () => [{ name: 'scene', dockerfile: base }],
+      };
+const leftOut = Object.keys(building).length ? [] : ['blueprints.awaitBuildComplete', 'blueprints.createAndAwaitBuildCompleted'];
 const begun = async (command, more = {}) =>
   (await client.devboxes.executeAsync(box, { command, ...more })).execution_id;
 const soon = Date.now() + 3_600_000;
@@ -53,6 +64,14 @@ const scenes = {
   'accounts.me': async () => [],
   'apikeys.create': async () => [{ name: 'key', expires_at_ms: soon }],
   'restrictedKeys.create': async () => [{ name: 'key', scopes }],
+  'blueprints.create': async () => [{ name: 'scene', dockerfile: base, metadata: { a: 'b' } }],
+  'blueprints.retrieve': async () => [await blueprint()],
+  'blueprints.list': async () => [{ limit: 3, name: 'scene' }],
+  'blueprints.listPublic': async () => [{ limit: 3 }],
+  'blueprints.preview': async () => [{ name: 'scene', system_setup_commands: ['true'] }],
+  'blueprints.logs': async () => [await blueprint()],
+  'blueprints.delete': async () => [await blueprint(), {}],
+  ...building,
   'devboxes.create': async () => [{ name: 'new' }],
   'devboxes.createAndAwaitRunning': async () => [{ name: 'new' }],
   'devboxes.awaitRunning': async () => [await fresh()],
@@ -142,6 +161,7 @@ const wrong = [];
 const names = new Set();
 for (const [name, resource, own] of [...all(client)]) {
   names.add(name);
+  if (leftOut.includes(name)) continue;
   const target = name.startsWith('pty.') ? terminals.pty : resource;
   try {
     const given = name in scenes ? await scenes[name]() : someArguments(target[own]);

@@ -12,6 +12,7 @@ import asyncio
 import dataclasses
 import inspect
 import io
+import os
 import sys
 import time
 import types
@@ -60,6 +61,22 @@ SCOPES = [{"resource_type": "RESOURCE_TYPE_DEVBOXES", "access_level": "ACCESS_LE
 SHELL = {"shell_name": "main"} if "shell_name" in inspect.signature(DevboxesResource.execute).parameters else {}
 SNAPSHOT = {"name": "snapshot", "commit_message": "all of it", "metadata": {"a": "b"}}
 OBJECT = {"name": "object", "content_type": "text", "metadata": {"a": "b"}}
+#: Fake boxes cannot build: blueprints fail there, and nothing begins as one.
+FAKE = os.environ["CHECK_RUNTIME"] == "fake"
+BASE = "FROM debian-13-slim\n"
+BLUEPRINT = {
+    "name": "all",
+    "dockerfile": BASE,
+    "build_args": {"A": "b"},
+    "file_mounts": {"f": "text"},
+    "code_mounts": [{"repo_owner": "o", "repo_name": "r", "git_ref": "main", "install_command": "true"}],
+    "launch_parameters": {**LAUNCH, "required_services": ["db"]},
+    "metadata": {"a": "b"},
+    "services": [
+        {"name": "db", "image": "postgres:16", "env": {"A": "b"}, "options": "-q", "port_mappings": ["5432:5432"]}
+    ],
+    "system_setup_commands": ["true"],
+}
 LINES = "seq 1 250 | tee /dev/stderr"
 
 
@@ -68,7 +85,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.api = Runloop()
-        self.box = self.api.devboxes.create_and_await_running(name="scene").id
+        self.box = self.api.devboxes.create_and_await_running(name="scene", **self.origin()).id
         self.api.devboxes.write_file_contents(self.box, file_path="f", contents="text")
 
     def new(self, **wish: Any) -> str:
@@ -83,6 +100,29 @@ class Scene:
             assert time.monotonic() < end
             time.sleep(0.02)
         return devbox_id
+
+    def blueprint(self, dockerfile: str = BASE) -> str:
+        """A blueprint whose build has ended."""
+        made = self.api.blueprints.create(name="scene", dockerfile=dockerfile, metadata={"a": "b"})
+        end = time.monotonic() + 60
+        while made.status not in {"build_complete", "failed"}:
+            assert time.monotonic() < end, made
+            time.sleep(0.05)
+            made = self.api.blueprints.retrieve(made.id)
+        return str(made.id)
+
+    def origin(self) -> dict[str, str]:
+        """What a devbox begins as."""
+        return {} if FAKE else {"blueprint_id": self.blueprint()}
+
+    def on_base(self) -> dict[str, Any]:
+        """A blueprint that is built on another one, where there can be one."""
+        return {"name": "above"} if FAKE else {"name": "above", "base_blueprint_id": self.blueprint()}
+
+    def from_context(self) -> dict[str, Any]:
+        """A blueprint with a context."""
+        context = {"type": "object", "object_id": self.whole_object()}
+        return {**BLUEPRINT, "build_context": context}
 
     def running(self) -> str:
         devbox_id: str = self.api.devboxes.create_and_await_running().id
@@ -123,11 +163,25 @@ class Scene:
         return {"Host": host, "X-Runloop-Tunnel-Authorization": f"Bearer {made.auth_token}"}
 
 
+#: What ends well only where images can be built.
+BUILDING: dict[str, Callable[[Scene], dict[str, Any]]] = {
+    "blueprints.await_build_complete": lambda s: {"id": s.blueprint()},
+    "blueprints.create_and_await_build_complete": lambda s: s.on_base(),
+}
+
 SCENES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "accounts.me": lambda _: {},
     "apikeys.create": lambda _: {"name": "key", "expires_at_ms": FUTURE_MS},
     "restricted_keys.create": lambda _: {"name": "key", "expires_at_ms": FUTURE_MS, "scopes": SCOPES},
     "devboxes.create": lambda _: CREATE,
+    "blueprints.create": lambda s: s.from_context(),
+    "blueprints.preview": lambda s: s.on_base(),
+    "blueprints.retrieve": lambda s: {"id": s.blueprint(f"{BASE}RUN exit 3\n")},
+    "blueprints.list": lambda _: {"limit": 3, "name": "scene"},
+    "blueprints.list_public": lambda _: {"limit": 3},
+    "blueprints.logs": lambda s: {"id": s.blueprint()},
+    "blueprints.delete": lambda s: {"id": s.blueprint()},
+    **({} if FAKE else BUILDING),
     "devboxes.create_and_await_running": lambda s: {**CREATE, "snapshot_id": s.snapshot()},
     "devboxes.await_running": lambda s: {"id": s.new()},
     "devboxes.retrieve": lambda s: {"id": s.failed()},
@@ -181,19 +235,24 @@ SCENES: dict[str, Callable[[Scene], dict[str, Any]]] = {
 }
 
 #: Methods that have no place in this server: none of theirs can end well, and none is a request of its own.
-LEFT_OUT: dict[str, str] = {}
+LEFT_OUT: dict[str, str] = dict.fromkeys(BUILDING, "fake boxes cannot build") if FAKE else {}
 
 #: Fields that no answer has here, with the reason.
 NEVER = {
-    "DevboxView.blueprint_id": "blueprints are not offered",
-    "DevboxSnapshotView.source_blueprint_id": "blueprints are not offered",
+    "BlueprintBuildParameters.base_blueprint_name": "its twin is the id",
+    "BlueprintBuildParameters.network_policy_id": "network policies are not offered",
+    "BlueprintBuildParameters.secrets": "secrets are not offered",
+    "CodeMountParameters.token": "secrets are not offered",
+    "Service.credentials": "secrets are not offered",
+    "ContainerizedService.credentials": "secrets are not offered",
+    "ContainerizedServiceCredentials.password": "secrets are not offered",
+    "ContainerizedServiceCredentials.username": "secrets are not offered",
     "DevboxSnapshotAsyncStatusView.error_message": "only a copy that failed has one",
     "DevboxView.tunnel": "tunnels to ports are not offered",
     "DevboxView.gateway_specs": "gateways are not offered",
     "DevboxView.mcp_specs": "the MCP hub is not offered",
     "DevboxView.initiator_id": "only a run of a scenario has one",
     "LaunchParameters.network_policy_id": "network policies are not offered",
-    "LaunchParameters.available_ports": "deprecated, and ignored by the dialect",
     "Billing.aws": "nobody is billed",
     "Billing.stripe": "nobody is billed",
     "Billing.stripe_customer_id": "nobody is billed",
@@ -202,6 +261,11 @@ NEVER = {
     "AccountView.external_billing_account_id": "deprecated",
     "AccountView.stripe_customer_id": "deprecated",
 }
+if FAKE:
+    for field in ("BlueprintBuildParameters.base_blueprint_id", "BlueprintView.base_blueprint_id"):
+        NEVER[field] = "fake boxes cannot build"
+    for field in ("DevboxView.blueprint_id", "DevboxSnapshotView.source_blueprint_id"):
+        NEVER[field] = "fake boxes cannot build"
 
 
 # ---------------------------------------------------------------- walking the client

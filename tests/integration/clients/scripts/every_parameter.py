@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import runloop_api_client
-from every_method import SCENES, SCOPES, Scene, arguments_of, find, sample  # type: ignore[import-not-found]
+from every_method import BASE, SCENES, SCOPES, Scene, arguments_of, find, sample  # type: ignore[import-not-found]
 from runloop_api_client import APIStatusError, Runloop
 from typing_extensions import is_typeddict
 
@@ -28,10 +28,12 @@ BESIDE: dict[str, dict[str, Any]] = {
     "devboxes.upload_file": {"file": b"bytes"},
     "devboxes.wait_for_command": {"timeout_seconds": 0},
     "restricted_keys.create": {"scopes": SCOPES},
+    "blueprints.create": {"dockerfile": BASE},
+    "blueprints.preview": {"dockerfile": BASE},
 }
 
 #: The same within a parameter.
-WITHIN = {"scopes[]": SCOPES[0]}
+WITHIN: dict[str, dict[str, Any]] = {"scopes[]": SCOPES[0], "services[]": {"name": "db", "image": "postgres:16"}}
 
 #: Ids within parameters that must be of something that is there; filled in once it is.
 THERE: dict[str, str] = {}
@@ -50,6 +52,9 @@ BLANK_IS_FINE = {
     "metadata_key": "an empty value",
     "metadata_key_in": "an empty value",
     "environment_variables.KEY": "an empty value",
+    "build_args.KEY": "an empty value",
+    "services[].env.KEY": "an empty value",
+    "services[].options": "no options",
     "file_mounts.KEY": "an empty file",
     "mounts[].content": "an empty file",
     "contents": "an empty file",
@@ -61,6 +66,8 @@ BLANK_IS_FINE = {
 QUERY = {
     *("devboxes.list starting_after", "devboxes.list status", "devboxes.shutdown force", "last_n", "offset"),
     *("devboxes.list_disk_snapshots starting_after", "devboxes.disk_snapshots.list starting_after"),
+    *("blueprints.list starting_after", "blueprints.list status"),
+    *("blueprints.list_public starting_after", "blueprints.list_public status"),
     "source_blueprint_id",
     *("objects.list starting_after", "objects.list search", "objects.list state", "objects.list content_type"),
     *("objects.list_public starting_after", "objects.list_public search", "objects.list_public state"),
@@ -73,8 +80,8 @@ ALIASES = {"metadata_key": "metadata[key]", "metadata_key_in": "metadata[key][in
 #: Numbers of any size: the dialect ignores a size out of range.
 ANY_NUMBER = {"pty.connect cols", "pty.connect rows"}
 
-#: Bytes, not a value that could be wrong.
-SKIPPED = {"devboxes.upload_file file"}
+#: Bytes, not a value that could be wrong; and what the client checks by itself.
+SKIPPED = {"devboxes.upload_file file", "blueprints.create file_mounts"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +185,7 @@ def check() -> None:
     scene, wrong, sent, count = Scene(), [], 0, 0
     client = Runloop(max_retries=0)
     THERE["object_id"] = scene.whole_object()
+    WITHIN["build_context"] = {"object_id": THERE["object_id"]}
     terminals = client.with_options(default_headers=scene.tunnel())
     for name, leaf in parameters(client):
         count += 1

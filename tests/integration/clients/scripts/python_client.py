@@ -169,7 +169,7 @@ def refusals() -> None:
         (lambda: client.devboxes.retrieve("dbx_" + "0" * 21), runloop_api_client.NotFoundError, 404),
         (lambda: client.devboxes.create(blueprint_name="none"), runloop_api_client.BadRequestError, 400),
         (lambda: client.devboxes.create(extra_body={"nmae": "x"}), runloop_api_client.BadRequestError, 400),
-        (client.blueprints.list, runloop_api_client.InternalServerError, 501),
+        (client.secrets.list, runloop_api_client.InternalServerError, 501),
         (Runloop(bearer_token="ak_wrong").devboxes.list, runloop_api_client.AuthenticationError, 401),
     ):
         begun = time.monotonic()
