@@ -15,7 +15,7 @@ CRIU=${CORRAL_CRIU:-/var/lib/corral/criu}
 VENV=$PWD/.venv
 # The default image; tests are about more, the one that takes longest first. It is a layer on debian-13.
 FLAVOURS=(debian-12)
-[[ $FOR == test ]] && FLAVOURS=(debian-12 docker builder)
+[[ $FOR == test ]] && FLAVOURS=(debian-12 docker builder python-3.13-slim)
 
 # ---------------------------------------------------------------- system packages
 

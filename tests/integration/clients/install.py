@@ -50,6 +50,33 @@ def python(version: str) -> Path:
     return folder / "bin" / "python"
 
 
+def harbor(version: str) -> Path:
+    """The command of Harbor of this version, with its provider for the dialect. Raises NotInstallable.
+
+    It needs a later Python than Corral does.
+    """
+    folder = cache() / f"harbor-{version}"
+
+    def install() -> None:
+        _run(str(_later_python()), "-m", "venv", str(folder))
+        _run(str(folder / "bin" / "pip"), "install", "--quiet", f"harbor[runloop]=={version}")
+
+    _once(folder, install)
+    return folder / "bin" / "harbor"
+
+
+def _later_python() -> Path:
+    """A Python from 3.12 on: of the system, or one that pyenv keeps. Raises NotInstallable."""
+    names = [f"python3.{minor}" for minor in (13, 12, 14)]
+    found = [Path(known) for name in names if (known := shutil.which(name)) is not None]
+    found += [known for name in names for known in (Path.home() / ".pyenv" / "versions").glob(f"*/bin/{name}")]
+    for one in found:
+        # A shim of pyenv is there also for versions that are not chosen, and fails then.
+        if not subprocess.run([str(one), "-c", "import venv"], capture_output=True).returncode:
+            return one
+    raise NotInstallable("there is no Python from 3.12 on")
+
+
 @dataclass(frozen=True)
 class Suite:
     """The client's own tests as its source distribution has them, and a Python that can run them there."""
