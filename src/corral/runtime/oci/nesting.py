@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-#: NET_ADMIN and SYS_ADMIN are of use; the other two can do nothing in a user namespace, but runtimes that give their
-#: containers Docker's default set fail where they are missing. Never SYS_RESOURCE, which lifts the bounds on
-#: namespaces, nor SYS_PTRACE: only the unreadable binary would stand before process 1 then.
+#: NET_ADMIN and SYS_ADMIN are of use, and runc enters a container of another user by SYS_PTRACE: process 1 has its
+#: memory in a user namespace above the box's, out of its reach (paper 006). The other two can do nothing in a user
+#: namespace, but runtimes that give their containers Docker's default set fail where they are missing. Never
+#: SYS_RESOURCE, which lifts the bounds on namespaces.
 CAPABILITIES: Final = ("CAP_AUDIT_WRITE", "CAP_MKNOD", "CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
 
 #: `clone` with every flag. `clone3` is here because its flags, in memory, are what nobody has to look at any more.
