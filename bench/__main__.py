@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import disks, measures, stats
+from bench import builds, disks, measures, stats
 from bench.docker import Docker
 from bench.floor import Floor
 from bench.server import Corral
@@ -73,6 +73,7 @@ class Figures:
     transfer: dict[str, float] = field(default_factory=dict)
     warm_claim: stats.Summary | None = None
     disks: disks.Disks | None = None
+    builds: builds.Builds | None = None
 
 
 async def run(size: Size, console: Console) -> list[Figures]:
@@ -104,6 +105,8 @@ async def run(size: Size, console: Console) -> list[Figures]:
         found[corral.name].disks = await disks.measure(
             corral, changed=size.changed, forks=size.forks, levels=size.levels
         )
+        console.print("corral: builds, beside Docker's in a box of it")
+        found[corral.name].builds = await builds.measure(corral)
         console.print("corral: claims of prepared boxes")
         found[corral.name].warm_claim = stats.summary(await _claims(size.claims))
     return list(found.values())
@@ -197,6 +200,12 @@ def bars(found: list[Figures]) -> list[Bar]:
         Bar("resume, 200 MB of memory", kept.resume_memory, 1500, "ms"),
         Bar("resume, the disk", kept.resume, 1500, "ms"),
     ]
+    assert corral.builds
+    built = corral.builds
+    listed += [
+        Bar("unchanged rebuild", built.unchanged, 2000, "ms"),
+        Bar("unchanged rebuild beside docker build", built.unchanged / built.docker_unchanged, 1.0, "x"),
+    ]
     docker = by_name.get("docker")
     if docker and docker.first_output:
         ratio = docker.first_output.p50 / corral.first_output.p50
@@ -225,6 +234,12 @@ def show(found: list[Figures], console: Console) -> None:
         table.add_row(figures.name, *cells, f"{figures.burst_wall_ms:.0f}", figures.burst_ok, score)
     console.print(table)
     console.print(f"corral: create of a prepared box: {_series(found[0].warm_claim)}")
+    built = found[0].builds
+    assert built
+    console.print(
+        f"corral: builds: first {built.first:.0f} ms, unchanged {built.unchanged:.0f}, another last step "
+        f"{built.last_step:.0f}; docker's: {built.docker_unchanged:.0f}, {built.docker_last_step:.0f}"
+    )
     promised = Table(title="Bars", title_justify="left")
     for heading in ("what", "measured", "bar", ""):
         promised.add_column(heading, justify="left" if heading == "what" else "right")

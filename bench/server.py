@@ -87,6 +87,11 @@ class Corral(Adapter):
         except aiohttp.ClientError:
             return False
 
+    async def get(self, path: str) -> dict[str, Any]:
+        """The answer. Raises RuntimeError unless it is 200."""
+        async with self.http.get(path) as answer:
+            return await _checked(answer)
+
     async def post(self, path: str, body: object) -> dict[str, Any]:
         """The answer. Raises RuntimeError unless it is 200."""
         async with self.http.post(path, json=body) as answer:
