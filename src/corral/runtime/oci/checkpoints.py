@@ -187,7 +187,7 @@ class Checkpoints:
             "box": spec.id,
             "steps": [steps.pack(step) for step in plan],
             "id_base": wish.id_base,
-            "files": [(files[name], str(spool / file)) for name, file in meta.files.items()],
+            "files": [(files[name], str(spool / file), size) for name, (file, size) in meta.files.items()],
             "groups": [str(folder) for folder in groups],
             "wish": json.dumps(asdict(wish)),
             "socket": str(host.places.socket(spec.id)),

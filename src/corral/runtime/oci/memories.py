@@ -34,13 +34,14 @@ class Meta:
     """What a restore has to know beside the images.
 
     `externals` are paths of the host by the keys that the images have for mounts; `files` are the spool's files of
-    the box's executions by the names that the images have for them. `guest` is the name of the guest's program.
+    the box's executions, with their sizes, by the names that the images have for them. `guest` is the name of the
+    guest's program.
     """
 
     box: str
     guest: str
     externals: Mapping[str, str]
-    files: Mapping[str, str]
+    files: Mapping[str, tuple[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Ties:
     guest: str
     guest_mount: str
     devices: Mapping[str, str]
-    files: Mapping[str, str]
+    files: Mapping[str, tuple[str, int]]
 
     def externals(self) -> list[str]:
         """As CRIU is told of them."""
@@ -80,7 +81,7 @@ def ties(pid: int, spool: Path) -> Ties:
         if match := _SOCKET.fullmatch(link):
             sockets.add(int(match[1]))
         elif Path(link).parent == spool:
-            files[_key(pid, fd)] = Path(link).name
+            files[_key(pid, fd)] = (Path(link).name, os.stat(link).st_size)
     if len(sockets) != 1:
         message = f"its guest holds {len(sockets)} sockets, not one"
         raise Undumpable(message)

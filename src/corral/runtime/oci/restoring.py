@@ -57,8 +57,10 @@ def prepare_restore(request: Mapping[str, Any]) -> None:
     _forget_streams()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    for number, path in request["files"]:
+    for number, path, size in request["files"]:
         fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # A box that was made of these images before, and that no server has heard of, may have gone on already.
+        os.ftruncate(fd, size)
         os.lseek(fd, 0, os.SEEK_END)
         os.dup2(fd, number, inheritable=True)
         os.close(fd)
