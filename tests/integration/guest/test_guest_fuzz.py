@@ -24,7 +24,21 @@ SETTLES_S: Final = 10.0
 MEMORY_KIB: Final = 96 << 10
 EXAMPLES: Final = 250
 
-OPS: Final = ("hello", "claim", "exec", "wait", "executions", "signal", "stdin", "resize", "attach", "read", "write")
+OPS: Final = (
+    "hello",
+    "claim",
+    "park",
+    "wake",
+    "exec",
+    "wait",
+    "executions",
+    "signal",
+    "stdin",
+    "resize",
+    "attach",
+    "read",
+    "write",
+)
 OPS_TOO: Final = ("list", "stat", "connect", "later", "")
 VALUES: Final = st.one_of(
     st.none(),
