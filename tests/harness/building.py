@@ -49,7 +49,7 @@ class MemoryBuilds:
         self.wanted[build_id].add(plan.wanted_by)
         self.builds[build_id] = Build(build_id, plan.account_id, BuildStatus.QUEUED, created_at_ms=1)
         if self.at_once:
-            self.builds[build_id] = _ended(self.builds[build_id], BuildStatus.COMPLETE)
+            self.builds[build_id] = ended(self.builds[build_id], BuildStatus.COMPLETE)
         events.append(connection, at_ms=1, subject=build_id, kind=f"build.{self.builds[build_id].status.value}")
         return self.builds[build_id]
 
@@ -76,13 +76,14 @@ class MemoryBuilds:
 
     async def move(self, store: Store, build_id: str, status: BuildStatus) -> None:
         """The build is there now, and says so."""
-        self.builds[build_id] = _ended(self.builds[build_id], status)
+        self.builds[build_id] = ended(self.builds[build_id], status)
         await store.write(
             lambda connection: events.append(connection, at_ms=2, subject=build_id, kind=f"build.{status.value}")
         )
 
 
-def _ended(build: Build, status: BuildStatus) -> Build:
+def ended(build: Build, status: BuildStatus) -> Build:
+    """The build in this state."""
     if status is BuildStatus.COMPLETE:
         return replace(build, status=status, ended_at_ms=5, image=f"built-{build.id[-4:]}")
     if status is BuildStatus.FAILED:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from corral.images.builds.model import BuildStatus
+from tests.harness.building import ended
 from tests.integration.api.stand import Stand
 
 UNKNOWN = "bpt_" + "0" * 21
@@ -101,6 +102,14 @@ async def test_a_blueprint_follows_its_build_and_tells_of_the_step_that_failed(s
     again = await make(stand, "first")
     assert again["status"] == "queued"
     assert len(stand.builds.builds) == 2
+
+
+async def test_a_build_whose_end_nobody_told_of_is_found_by_the_next_look(stand: Stand) -> None:
+    stand.builds.at_once = False
+    made = await make(stand)
+    (build_id,) = stand.builds.builds
+    stand.builds.builds[build_id] = ended(stand.builds.builds[build_id], BuildStatus.COMPLETE)
+    await until(stand, made, status="build_complete", build_finish_time_ms=5)
 
 
 async def test_a_repeat_of_a_create_makes_one_blueprint(stand: Stand) -> None:
@@ -342,9 +351,9 @@ async def test_a_deleted_blueprint_can_be_looked_at_and_its_image_stays_while_it
     )
     answer = await stand.client.post("/v1/devboxes", json={"blueprint_id": made["id"]})
     refused(answer, 400, made["id"], "deleted")
-    for ended in (devbox_id, copy):
+    for gone in (devbox_id, copy):
         assert stand.builds.wanted[build_id] == {made["id"]}
-        await stand.client.post(f"/v1/devboxes/{ended}/shutdown")
+        await stand.client.post(f"/v1/devboxes/{gone}/shutdown")
     async with asyncio.timeout(10):
         while stand.builds.wanted[build_id]:
             await asyncio.sleep(0.01)
