@@ -29,6 +29,7 @@ from corral.core.store.store import Store
 from corral.runtime.cgroup.group import Group
 from corral.runtime.guest import GuestClient
 from corral.runtime.oci import record, removal
+from corral.runtime.oci.checkpoints import Checkpoints
 from corral.runtime.oci.launching import LauncherClient
 from corral.runtime.rootfs.pool import BtrfsPool
 
@@ -38,11 +39,13 @@ STEPS: Final[tuple[tuple[Any, tuple[str, ...]], ...]] = (
     (Group, ("freeze", "thaw", "remove")),
     (record, ("write",)),
     (removal, ("end", "remove_tree")),
+    (Checkpoints, ("_rewrite", "_commit")),
 )
 #: Those that take their time, on the loop.
 LONG_STEPS: Final[tuple[tuple[Any, tuple[str, ...]], ...]] = (
     (LauncherClient, ("request",)),
     (GuestClient, ("claim",)),
+    (Checkpoints, ("dump", "restore")),
 )
 #: Seconds after their begin at which these can be cut off, beside before and after.
 INSIDE_S: Final = (0.002, 0.006)
