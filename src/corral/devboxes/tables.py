@@ -208,7 +208,8 @@ def request_to_keep(request: DevboxRequest) -> dict[str, Any]:
 
 def request_of_kept(kept: Mapping[str, Any]) -> DevboxRequest:
     """The request. Raises KeyError, TypeError, ValueError for what is none."""
-    return _request_from_row(kept)
+    # A blueprint is known on its node alone; the layers of its image come with the snapshot.
+    return _request_from_row({**kept, "blueprint_id": None})
 
 
 def _request_from_row(row: Row) -> DevboxRequest:

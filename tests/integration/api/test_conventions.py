@@ -187,7 +187,7 @@ async def test_an_unknown_execution_is_404(stand: Stand) -> None:
 
 async def test_every_route_of_later_work_answers_501_and_asks_for_no_retry(stand: Stand) -> None:
     rows = list(later.rows())
-    assert len(rows) > 100
+    assert rows
     for row in rows:
         path = re.sub(r"{\w+}", "x1", row.path)
         answer = await stand.client.request(row.method, path)

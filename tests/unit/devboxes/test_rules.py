@@ -129,6 +129,7 @@ def test_no_failure_of_the_runtime_is_left_out() -> None:
         contract.HostUnfit, contract.HostExhausted, contract.BoxExists, contract.BoxGone, contract.BoxUnresponsive,
         contract.BoxExhausted, contract.BadCommand, contract.NoSuchExecution, contract.ExecutionEnded,
         contract.PortClosed, FileProblem, contract.RuntimeFailure, contract.NoSuchSnapshot, contract.SnapshotExists,
+        contract.MemoryNotKept,
     }  # fmt: skip
     assert {
         one for one in all_of(contract.RuntimeFailure) if one.__module__.startswith("corral.runtime.contract")
