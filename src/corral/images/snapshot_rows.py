@@ -12,6 +12,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from corral.core import errors, events
+from corral.core.store import lists
 from corral.images.model import Snapshot, SnapshotPage, SnapshotStatus, SnapshotWish
 from corral.images.tables import SNAPSHOT_METADATA, SNAPSHOTS, snapshot_from_row
 from corral.runtime.contract import Layer
@@ -188,28 +189,29 @@ def page(
     connection: sa.Connection, account_id: str, which: Filter, *, limit: int, starting_after: str | None, count: bool
 ) -> SnapshotPage:
     """One page, newest first. Raises errors.Invalid for a limit out of range and an unknown cursor."""
-    if not 0 < limit <= MAX_PAGE:
-        raise errors.Invalid(f"cannot list snapshots: limit {limit} is not between 1 and {MAX_PAGE}")
     conditions = _conditions(account_id, which)
-    after = [] if starting_after is None else [_C.seq < _cursor(connection, account_id, starting_after)]
-    query = sa.select(SNAPSHOTS).where(*conditions, *after).order_by(_C.seq.desc()).limit(limit + 1)
-    found = [snapshot_from_row(row) for row in connection.execute(query).mappings()]
-    total = None
-    if count:
-        total = connection.execute(sa.select(sa.func.count()).select_from(SNAPSHOTS).where(*conditions)).scalar_one()
-    return SnapshotPage(tuple(found[:limit]), len(found) > limit, total)
+    rows, more, total = lists.newest_first(
+        connection,
+        SNAPSHOTS,
+        account_id,
+        conditions,
+        noun="snapshot",
+        limit=limit,
+        most=MAX_PAGE,
+        starting_after=starting_after,
+        count=count,
+    )
+    return SnapshotPage(tuple(map(snapshot_from_row, rows)), more, total)
 
 
 def metadata_keys(connection: sa.Connection, account_id: str) -> list[str]:
     """Different keys, in order, at most MOST_METADATA."""
-    query = sa.select(_M.key).where(_M.account_id == account_id).distinct().order_by(_M.key).limit(MOST_METADATA)
-    return list(connection.execute(query).scalars())
+    return lists.metadata_keys(connection, SNAPSHOT_METADATA, account_id, MOST_METADATA)
 
 
 def metadata_values(connection: sa.Connection, account_id: str, key: str) -> list[str]:
     """Different values of a key, in order, at most MOST_METADATA."""
-    query = sa.select(_M.value).where(_M.account_id == account_id, _M.key == key).distinct()
-    return list(connection.execute(query.order_by(_M.value).limit(MOST_METADATA)).scalars())
+    return lists.metadata_values(connection, SNAPSHOT_METADATA, account_id, key, MOST_METADATA)
 
 
 def _conditions(account_id: str, which: Filter) -> list[sa.ColumnElement[bool]]:
@@ -227,14 +229,6 @@ def _conditions(account_id: str, which: Filter) -> list[sa.ColumnElement[bool]]:
         matching = sa.select(_M.snapshot_seq).where(_M.account_id == account_id, _M.key == key, _M.value.in_(values))
         conditions.append(_C.seq.in_(matching))
     return conditions
-
-
-def _cursor(connection: sa.Connection, account_id: str, snapshot_id: str) -> int:
-    query = sa.select(_C.seq).where(_C.id == snapshot_id, _C.account_id == account_id)
-    seq = connection.execute(query).scalar()
-    if seq is None:
-        raise errors.Invalid(f"cannot list snapshots: starting_after: there is no snapshot {snapshot_id}")
-    return int(seq)
 
 
 def _move(

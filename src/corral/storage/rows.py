@@ -11,6 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from corral.core import errors, events
+from corral.core.store import lists
 from corral.storage.model import ObjectFilter, ObjectPage, ObjectState, ObjectWish, StoredObject
 from corral.storage.tables import OBJECT_METADATA, OBJECTS, object_from_row
 
@@ -157,28 +158,29 @@ def page(
     count: bool,
 ) -> ObjectPage:
     """One page, newest first. Raises errors.Invalid for a limit out of range and an unknown cursor."""
-    if not 0 < limit <= MAX_PAGE:
-        raise errors.Invalid(f"cannot list objects: limit {limit} is not between 1 and {MAX_PAGE}")
     conditions = _conditions(account_id, which)
-    after = [] if starting_after is None else [_C.seq < _cursor(connection, account_id, starting_after)]
-    query = sa.select(OBJECTS).where(*conditions, *after).order_by(_C.seq.desc()).limit(limit + 1)
-    found = [object_from_row(row) for row in connection.execute(query).mappings()]
-    total = None
-    if count:
-        total = connection.execute(sa.select(sa.func.count()).select_from(OBJECTS).where(*conditions)).scalar_one()
-    return ObjectPage(tuple(found[:limit]), len(found) > limit, total)
+    rows, more, total = lists.newest_first(
+        connection,
+        OBJECTS,
+        account_id,
+        conditions,
+        noun="object",
+        limit=limit,
+        most=MAX_PAGE,
+        starting_after=starting_after,
+        count=count,
+    )
+    return ObjectPage(tuple(map(object_from_row, rows)), more, total)
 
 
 def metadata_keys(connection: sa.Connection, account_id: str) -> list[str]:
     """Different keys, in order, at most MOST_METADATA."""
-    query = sa.select(_M.key).where(_M.account_id == account_id).distinct().order_by(_M.key).limit(MOST_METADATA)
-    return list(connection.execute(query).scalars())
+    return lists.metadata_keys(connection, OBJECT_METADATA, account_id, MOST_METADATA)
 
 
 def metadata_values(connection: sa.Connection, account_id: str, key: str) -> list[str]:
     """Different values of a key, in order, at most MOST_METADATA."""
-    query = sa.select(_M.value).where(_M.account_id == account_id, _M.key == key).distinct()
-    return list(connection.execute(query.order_by(_M.value).limit(MOST_METADATA)).scalars())
+    return lists.metadata_values(connection, OBJECT_METADATA, account_id, key, MOST_METADATA)
 
 
 def _conditions(account_id: str, which: ObjectFilter) -> list[sa.ColumnElement[bool]]:
@@ -194,14 +196,6 @@ def _conditions(account_id: str, which: ObjectFilter) -> list[sa.ColumnElement[b
     if which.search is not None:
         conditions.append(sa.or_(_C.id == which.search, _C.name.contains(which.search, autoescape=True)))
     return conditions
-
-
-def _cursor(connection: sa.Connection, account_id: str, object_id: str) -> int:
-    query = sa.select(_C.seq).where(_C.id == object_id, _C.account_id == account_id)
-    seq = connection.execute(query).scalar()
-    if seq is None:
-        raise errors.Invalid(f"cannot list objects: starting_after: there is no object {object_id}")
-    return int(seq)
 
 
 def _tell(

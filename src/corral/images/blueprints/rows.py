@@ -12,6 +12,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from corral.core import errors, events
+from corral.core.store import lists
 from corral.images.blueprints.model import (
     ENDED,
     Blueprint,
@@ -161,40 +162,33 @@ def page(
     count: bool,
 ) -> BlueprintPage:
     """One page, newest first, without deleted ones. Raises errors.Invalid for a bad limit and an unknown cursor."""
-    if not 0 < limit <= MAX_PAGE:
-        raise errors.Invalid(f"cannot list blueprints: limit {limit} is not between 1 and {MAX_PAGE}")
     conditions: list[sa.ColumnElement[bool]] = [_C.account_id == account_id, _CREATED]
     if name is not None:
         conditions.append(_C.name == name)
     if status is not None:
         conditions.append(_C.status == status.value)
-    after = [] if starting_after is None else [_C.seq < _cursor(connection, account_id, starting_after)]
-    query = sa.select(BLUEPRINTS).where(*conditions, *after).order_by(_C.seq.desc()).limit(limit + 1)
-    found = [blueprint_from_row(row) for row in connection.execute(query).mappings()]
-    total = None
-    if count:
-        total = connection.execute(sa.select(sa.func.count()).select_from(BLUEPRINTS).where(*conditions)).scalar_one()
-    return BlueprintPage(tuple(found[:limit]), len(found) > limit, total)
+    rows, more, total = lists.newest_first(
+        connection,
+        BLUEPRINTS,
+        account_id,
+        conditions,
+        noun="blueprint",
+        limit=limit,
+        most=MAX_PAGE,
+        starting_after=starting_after,
+        count=count,
+    )
+    return BlueprintPage(tuple(map(blueprint_from_row, rows)), more, total)
 
 
 def metadata_keys(connection: sa.Connection, account_id: str) -> list[str]:
     """Different keys, in order, at most MOST_METADATA."""
-    query = sa.select(_M.key).where(_M.account_id == account_id).distinct().order_by(_M.key).limit(MOST_METADATA)
-    return list(connection.execute(query).scalars())
+    return lists.metadata_keys(connection, BLUEPRINT_METADATA, account_id, MOST_METADATA)
 
 
 def metadata_values(connection: sa.Connection, account_id: str, key: str) -> list[str]:
     """Different values of a key, in order, at most MOST_METADATA."""
-    query = sa.select(_M.value).where(_M.account_id == account_id, _M.key == key).distinct()
-    return list(connection.execute(query.order_by(_M.value).limit(MOST_METADATA)).scalars())
-
-
-def _cursor(connection: sa.Connection, account_id: str, blueprint_id: str) -> int:
-    query = sa.select(_C.seq).where(_C.id == blueprint_id, _C.account_id == account_id)
-    seq = connection.execute(query).scalar()
-    if seq is None:
-        raise errors.Invalid(f"cannot list blueprints: starting_after: there is no blueprint {blueprint_id}")
-    return int(seq)
+    return lists.metadata_values(connection, BLUEPRINT_METADATA, account_id, key, MOST_METADATA)
 
 
 def _tell(
