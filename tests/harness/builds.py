@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -39,8 +40,9 @@ from tests.harness.server import Server
 ACCOUNT = "acc_tests"
 _SOCKET = "builds.sock"
 
-#: The commit at which the server dies.
+#: The commit at which the server dies, and the event after whose commit it does.
 DOOM = "DOOMED_AT"
+DOOM_EVENT = "DOOMED_ON"
 
 #: Layers of an image here: as many as the limit that the server has take half a minute to make.
 MOST_LAYERS = 6
@@ -71,6 +73,12 @@ class BuildServer(Server):
         self._env.pop(DOOM, None)
         if at is not None:
             self._env[DOOM] = str(at)
+
+    def doom_on(self, event: str | None) -> None:
+        """Have the next process die once an event of this kind is committed; None for one that lives."""
+        self._env.pop(DOOM_EVENT, None)
+        if event is not None:
+            self._env[DOOM_EVENT] = event
 
     def ask(self, verb: str, timeout: float = 120, **given: Any) -> Any:
         """The answer. Raises AssertionError with the message of what the server raises."""
@@ -152,7 +160,9 @@ class BuildDaemon(daemon.Daemon):
     """The daemon, with a socket."""
 
     def make_store(self, database: sa.Engine, feed: events.Feed) -> Store:
-        """One that dies at its n-th commit, if the environment says so."""
+        """One that dies at its n-th commit, or after one with an event, if the environment says so."""
+        fatal = os.environ.get(DOOM_EVENT)
+        feed.listen(lambda event: os.kill(os.getpid(), signal.SIGKILL) if event.kind == fatal else None)
         if DOOM not in os.environ:
             return super().make_store(database, feed)
         victim.Doomed.at = int(os.environ[DOOM])

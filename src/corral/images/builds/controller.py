@@ -114,7 +114,8 @@ class BuildController:
         await self._workshop.close(job)
         if not (wanted and job.build.status is BuildStatus.COMPLETE):
             self._harvester.drop(job.build.id)
-        await self._store.write(lambda connection: rows.cleared(connection, job.build.id))
+        if not await self._store.write(lambda connection: rows.cleared(connection, job.build.id, wanted=wanted)):
+            return 0
         self._of_devbox.pop(job.devbox_id or "", None)
         waiting = await self._store.read(rows.queued)
         if waiting is not None:

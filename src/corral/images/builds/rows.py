@@ -188,10 +188,16 @@ def fail(connection: sa.Connection, build_id: str, failure: BuildFailure, packed
     return done
 
 
-def cleared(connection: sa.Connection, build_id: str) -> None:
-    """Record that nothing on the host belongs to it but its image, which only a wanted one has."""
-    gone = {} if is_wanted(connection, build_id) else {"image": None}
+def cleared(connection: sa.Connection, build_id: str, *, wanted: bool) -> bool:
+    """Record that nothing on the host belongs to it but its image, which only a wanted one has.
+
+    False, and nothing is recorded, when it is wanted otherwise than the caller saw when it cleared up.
+    """
+    if is_wanted(connection, build_id) != wanted:
+        return False
+    gone = {} if wanted else {"image": None}
     connection.execute(BUILDS.update().where(_C.id == build_id), {"cleared": True, **gone})
+    return True
 
 
 def to_do(connection: sa.Connection) -> list[str]:
