@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests: those of the guest, then the tiers of pytest in two runs, each of which ends with its line.
+# All tests: those of the guest, then the tiers of pytest in three runs, each of which ends with its line.
 # With arguments, which go to pytest, all tiers are one run.
 
 set -Eeuo pipefail
@@ -26,9 +26,11 @@ for folder in tests/*/; do
   fi
 done
 
-# What waits more than it works and touches nothing of the host: side by side, on a few workers. Clients' 27-second
-# commands alone took three minutes one after another.
-SIDE_BY_SIDE=(tests/style tests/unit tests/integration/api tests/integration/clients tests/integration/devboxes)
+# What waits more than it works and has nothing of the host: test by test, on a few workers. Clients' 27-second commands
+# alone took three minutes one after another.
+BY_TEST=(tests/style tests/unit tests/integration/api tests/integration/clients tests/integration/devboxes)
+# What measures: with nothing beside it. All the rest has boxes and servers of its own, file by file.
+ALONE=(tests/performance)
 
 if (($#)); then
   heading "pytest: ${paths[*]} $*"
@@ -38,14 +40,20 @@ fi
 heading "guest"
 cargo test --quiet --locked --manifest-path guest/Cargo.toml
 
-failed=0
-heading "pytest, side by side: ${SIDE_BY_SIDE[*]}"
-.venv/bin/python -m pytest --durations=5 --numprocesses 4 --dist worksteal "${SIDE_BY_SIDE[@]}" < /dev/null || failed=1
-
 rest=()
 for path in "${paths[@]}"; do
-  [[ " ${SIDE_BY_SIDE[*]} " == *" $path "* ]] || rest+=("$path")
+  [[ " ${BY_TEST[*]} ${ALONE[*]} " == *" $path "* ]] || rest+=("$path")
 done
-heading "pytest, one after another: the rest of ${rest[*]}"
-.venv/bin/python -m pytest --durations=10 "${SIDE_BY_SIDE[@]/#/--ignore=}" "${rest[@]}" < /dev/null || failed=1
+
+# run HEADING OPTION…: one run of pytest, whose failure does not keep the next from running.
+failed=0
+run() {
+  heading "$1"
+  .venv/bin/python -m pytest "${@:2}" < /dev/null || failed=1
+}
+
+run "pytest, test by test: ${BY_TEST[*]}" --durations=5 --numprocesses 4 --dist worksteal "${BY_TEST[@]}"
+run "pytest, file by file: the rest of ${rest[*]}" --durations=10 --numprocesses 3 --dist loadfile \
+  "${BY_TEST[@]/#/--ignore=}" "${rest[@]}"
+run "pytest, one after another: ${ALONE[*]}" --durations=5 "${ALONE[@]}"
 exit $failed

@@ -218,7 +218,11 @@ async def test_an_archive_of_docker_that_means_harm_is_refused(images: Images, t
     untouched(images, tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, gzip.compress(GOOD)[:-20], b"\x28\xb5\x2f\xfd bad"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no tar at all" * 100, gzip.compress(GOOD)[:-20], b"\x28\xb5\x2f\xfd bad"],
+    ids=["empty", "text", "cut", "bad zstd"],
+)
 async def test_a_file_that_is_no_archive_is_refused(images: Images, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file.tar").write_bytes(content)
     with pytest.raises(errors.Invalid, match="cannot import"):
