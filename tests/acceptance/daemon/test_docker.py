@@ -1,30 +1,42 @@
 """Docker in a devbox that asks for it: images are built, containers run, talk to each other and outlive a suspend.
 
-One devbox installs Docker and PostgreSQL from Debian's packages (some 20 s, the network's); all others begin as its
-snapshot.
+All tests have one devbox of the stock image for Docker. PostgreSQL, which the image has not, is installed into it from
+Debian's packages, and an image for containers made of the box's own programs: no registry is asked.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from corral.core.settings import Settings
+from corral.images.service import Images
 from tests.harness.caller import Caller
 from tests.harness.server import Server
 
-pytestmark = [pytest.mark.root, pytest.mark.image, pytest.mark.timeout(300)]
+IMAGES = Path(os.environ.get("CORRAL_IMAGES", Settings().images))
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.image,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif("docker" not in Images(IMAGES).names(), reason="no image docker: corral image build docker"),
+]
 
 SIZE = {"resource_size_request": "MEDIUM"}
-ENGINE = "docker.io"  # Debian's package
+#: Without a database of the box's own: containers make theirs.
 INSTALL = (
-    "sudo apt-get -qq update && sudo DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "
-    f"{ENGINE} iptables postgresql > /dev/null"
+    "echo create_main_cluster=false | sudo install -D /dev/stdin /etc/postgresql-common/createcluster.conf && "
+    "sudo apt-get -qq update && sudo apt-get -qq install -y --no-install-recommends postgresql > /dev/null"
 )
 #: An image of the box's own programs, without what would only make it large.
 IMPORT = (
-    "sudo tar -C / --one-file-system --exclude='usr/lib/gcc' --exclude='usr/lib/llvm*' "
+    "sudo tar -C / --one-file-system --exclude='usr/lib/gcc' --exclude='usr/lib/llvm*' --exclude='*/libLLVM*' "
+    "--exclude='*/python3*' --exclude='*.a' --exclude='*/docker*' --exclude='*/containerd*' --exclude='*/git*' "
     "-c --no-recursion . usr usr/share etc var var/lib --recursion bin lib lib64 sbin usr/bin usr/sbin "
     "usr/lib usr/lib64 usr/share/postgresql usr/share/perl5 usr/share/perl etc/passwd etc/group etc/ssl "
     "var/lib/postgresql tmp | docker import - base:1"
@@ -36,10 +48,29 @@ FROM base:1
 COPY --from=words /words /srv/words
 COPY schema.sql /srv/
 USER postgres
-ENV PATH=/usr/lib/postgresql/15/bin:$PATH PGDATA=/tmp/data
-RUN initdb -A trust && echo 'host all all 0.0.0.0/0 trust' >> $PGDATA/pg_hba.conf
+ENV PATH=/usr/lib/postgresql/17/bin:$PATH PGDATA=/tmp/data
+RUN initdb -A trust --no-sync && echo 'host all all 0.0.0.0/0 trust' >> $PGDATA/pg_hba.conf
 CMD ["postgres", "-c", "listen_addresses=*", "-c", "unix_socket_directories=/tmp"]
 """
+#: A database, and beside it a service that asks it by its name, once it can answer.
+COMPOSE = """
+services:
+  db:
+    build: .
+    healthcheck: {test: [CMD, pg_isready, -q, -h, 127.0.0.1], interval: 200ms, retries: 100}
+    volumes: ["kept:/tmp"]
+  client:
+    image: base:1
+    depends_on: {db: {condition: service_healthy}}
+    command: /usr/lib/postgresql/17/bin/psql -t -A -U postgres -h db -c 'select 6 * 7' postgres
+volumes:
+  kept: {}
+"""
+APP = (
+    "mkdir -p app && cd app && echo 'create table t as select 42 as n' > schema.sql\n"
+    f"cat > Dockerfile <<'DOCKERFILE'\n{DOCKERFILE}\nDOCKERFILE\n"
+    f"cat > compose.yaml <<'COMPOSE'\n{COMPOSE}\nCOMPOSE\n"
+)
 WAIT = "for _ in $(seq 200); do {} && break; sleep 0.1; done"
 
 
@@ -52,19 +83,12 @@ def caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
 
 
 @pytest.fixture(scope="module")
-def snapshot(caller: Caller) -> str:
-    """Of a devbox in which Docker is installed and never ran."""
-    devbox = caller.create(launch_parameters=SIZE)
-    caller.run(devbox, INSTALL)
-    return str(caller.snapshot(devbox)["id"])
-
-
-@pytest.fixture(scope="module")
-def devbox(caller: Caller, snapshot: str) -> str:
-    """A devbox with Docker and the image base:1."""
+def devbox(caller: Caller) -> str:
+    """A devbox with Docker, the image base:1, and the folder app."""
     wish = {**SIZE, "docker_in_docker": True, "launch_commands": ["docker version > launched"]}
-    made = caller.create(snapshot_id=snapshot, launch_parameters=wish)
-    caller.run(made, IMPORT)
+    made = caller.create(launch_parameters=wish)
+    for command in (INSTALL, IMPORT, APP):
+        caller.run(made, command)
     return made
 
 
@@ -80,8 +104,6 @@ def test_docker_runs_when_the_devbox_does(caller: Caller, devbox: str) -> None:
 
 
 def test_an_image_is_built_and_postgresql_serves_another_container(caller: Caller, devbox: str) -> None:
-    caller.run(devbox, f"mkdir app && cd app && echo 'create table t as select 42 as n' > schema.sql\n"
-                       f"cat > Dockerfile <<'DOCKERFILE'\n{DOCKERFILE}\nDOCKERFILE\n")  # fmt: skip
     caller.run(devbox, "cd app && docker build -q -t db .")
     started = time.monotonic()
     caller.run(devbox, "cd app && docker build -q -t db .")
@@ -94,6 +116,19 @@ def test_an_image_is_built_and_postgresql_serves_another_container(caller: Calle
     assert caller.run(devbox, f"{ask} -h 127.0.0.1") == "42\n"
     assert caller.run(devbox, "docker run --rm db cat /srv/words") == "made\n"
     caller.run(devbox, "docker rm -f db")
+
+
+def test_compose_brings_up_postgresql_and_a_service_that_asks_it(caller: Caller, devbox: str) -> None:
+    up = caller.run(
+        devbox, "cd app && docker compose up -d --build db 2>&1 && docker compose ps --format '{{.Service}}'"
+    )
+    assert up.endswith("\ndb\n"), up
+    assert caller.run(devbox, "cd app && docker compose run --rm client 2>/dev/null") == "42\n"
+    # By its name it is known on the network of the project, and on no other.
+    lost = caller.post(f"/{devbox}/execute_sync", command="docker run --rm base:1 getent hosts db")
+    assert (lost["exit_status"], lost["stdout"]) == (2, "")
+    caller.run(devbox, "cd app && docker compose down -t 1 --volumes")
+    assert "app_" not in caller.run(devbox, "docker network ls --format '{{.Name}}'; docker volume ls -q")
 
 
 def test_what_docker_keeps_outlives_a_suspend_and_is_in_a_fork(caller: Caller, devbox: str) -> None:
@@ -111,19 +146,19 @@ def test_what_docker_keeps_outlives_a_suspend_and_is_in_a_fork(caller: Caller, d
         assert caller.run(one, "docker run --rm -v notes:/notes base:1 cat /notes/a") == "kept\n"
 
 
-def test_a_devbox_without_the_word_has_no_containers(caller: Caller, snapshot: str) -> None:
-    plain = caller.create(snapshot_id=snapshot, launch_parameters=SIZE)
+def test_a_devbox_without_the_word_has_no_containers(caller: Caller) -> None:
+    plain = caller.create(launch_parameters=SIZE)
     assert caller.http.get(f"/v1/devboxes/{plain}").json()["capabilities"] == []
     done = caller.post(f"/{plain}/execute_sync", command="sudo unshare --mount true")
     assert done["exit_status"] != 0
+    assert "Operation not permitted" in done["stderr"]
 
 
-def test_a_docker_that_does_not_start_fails_the_devbox_with_its_words(caller: Caller, snapshot: str) -> None:
-    broken = caller.create(snapshot_id=snapshot, launch_parameters=SIZE)
-    caller.run(
-        broken, "sudo mkdir -p /etc/docker && echo '{\"no-such-setting\": 1}' | sudo tee /etc/docker/daemon.json"
-    )
-    copy = caller.snapshot(broken)["id"]
+def test_a_docker_that_does_not_start_fails_the_devbox_with_its_words(caller: Caller, devbox: str) -> None:
+    configured = "sudo mkdir -p /etc/docker && echo '{\"no-such-setting\": 1}' | sudo tee /etc/docker/daemon.json"
+    caller.run(devbox, configured)
+    copy = caller.snapshot(devbox)["id"]
+    caller.run(devbox, "sudo rm /etc/docker/daemon.json")
     view = caller.post(
         "/create_and_await_running", snapshot_id=copy, launch_parameters={**SIZE, "docker_in_docker": True}
     )
