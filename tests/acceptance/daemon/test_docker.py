@@ -7,6 +7,7 @@ Debian's packages, and an image for containers made of the box's own programs: n
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,13 +34,15 @@ INSTALL = (
     "echo create_main_cluster=false | sudo install -D /dev/stdin /etc/postgresql-common/createcluster.conf && "
     "sudo apt-get -qq update && sudo apt-get -qq install -y --no-install-recommends postgresql > /dev/null"
 )
-#: An image of the box's own programs, without what would only make it large.
+#: An image of the box's own programs, without what would only make it large: Docker compares whole layers.
+_WITHOUT = (
+    *("usr/lib/gcc", "usr/lib/llvm*", "usr/lib/file", "*/libLLVM*", "*/libz3*", "*/lib*san.so*", "*/bitcode", "*.a"),
+    *("*/perl*", "*/python3*", "*/docker*", "*/containerd*", "*/ctr", "*/runc", "*/git*", "*/*-linux-gnu-*", "*/rg"),
+)
 IMPORT = (
-    "sudo tar -C / --one-file-system --exclude='usr/lib/gcc' --exclude='usr/lib/llvm*' --exclude='*/libLLVM*' "
-    "--exclude='*/python3*' --exclude='*.a' --exclude='*/docker*' --exclude='*/containerd*' --exclude='*/git*' "
+    f"sudo tar -C / --one-file-system {shlex.join(f'--exclude={pattern}' for pattern in _WITHOUT)} "
     "-c --no-recursion . usr usr/share etc var var/lib --recursion bin lib lib64 sbin usr/bin usr/sbin "
-    "usr/lib usr/lib64 usr/share/postgresql usr/share/perl5 usr/share/perl etc/passwd etc/group etc/ssl "
-    "var/lib/postgresql tmp | docker import - base:1"
+    "usr/lib usr/lib64 usr/share/postgresql etc/passwd etc/group etc/ssl tmp | docker import - base:1"
 )
 DOCKERFILE = r"""
 FROM base:1 AS words
