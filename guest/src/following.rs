@@ -11,8 +11,8 @@ use crate::timers::Timer;
 
 /// Followers get at most one event in this time.
 const EVENT_PACE: Duration = Duration::from_millis(20);
-/// And at least one in this.
-const HEARTBEAT: Duration = Duration::from_secs(20);
+/// And at least one in this, unless the host wants them more often.
+pub const HEARTBEAT: Duration = Duration::from_secs(20);
 
 impl Guest {
     pub fn wait(&mut self, key: Key, id: &str) -> Result<(), Failure> {
@@ -107,7 +107,7 @@ impl Guest {
         if let Some(live) = self.execs.slots.get_mut(found).and_then(Exec::live) {
             if !live.heartbeat && !live.followers.is_empty() {
                 live.heartbeat = true;
-                self.timers.after(HEARTBEAT, Timer::Heartbeat(found));
+                self.timers.after(self.heartbeat, Timer::Heartbeat(found));
             }
         }
     }
@@ -116,7 +116,7 @@ impl Guest {
         let now = Instant::now();
         let Some(live) = self.execs.slots.get_mut(found).and_then(Exec::live) else { return };
         live.heartbeat = false;
-        if now >= live.last_event + HEARTBEAT / 2 {
+        if now >= live.last_event + self.heartbeat / 2 {
             self.tell_growth(found, now);
         }
         self.arm_heartbeat(found);

@@ -91,6 +91,8 @@ pub struct Guest {
     pub scratch: Scratch,
     /// Standard input of commands that have none, opened before anybody in the box can put something else in its place.
     pub null: OwnedFd,
+    /// Followers hear of an execution at least once in this time.
+    pub heartbeat: Duration,
     /// The limit that commands get; the guest's own is raised to the hard one.
     pub open_files: libc::rlimit,
     pub started: Instant,
@@ -103,7 +105,7 @@ pub struct Guest {
 }
 
 impl Guest {
-    pub fn new(listener: OwnedFd, open_files: libc::rlimit) -> Sys<Guest> {
+    pub fn new(listener: OwnedFd, open_files: libc::rlimit, heartbeat: Duration) -> Sys<Guest> {
         let epoll = Epoll::new()?;
         let listener = epoll.watch(listener, Source::Listener.token(), Some(READ))?;
         let children = epoll.watch(sys::child_signals()?, Source::Children.token(), Some(READ))?;
@@ -119,6 +121,7 @@ impl Guest {
             identity: Identity::default(),
             scratch: Scratch::new()?,
             null: std::fs::File::open("/dev/null")?.into(),
+            heartbeat,
             open_files,
             started: Instant::now(),
             budget: Budget::new(),

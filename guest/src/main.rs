@@ -24,18 +24,21 @@ mod viewing;
 
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
+use std::time::Duration;
 
+use following::HEARTBEAT;
 use guest::Guest;
 use sys::{check, Errno, Sys};
 
 const LISTEN_FD: RawFd = 3;
+const LEAST_HEARTBEAT: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     let number = match std::env::var("CORRAL_LISTEN_FD") {
         Ok(text) => text.parse().unwrap_or(-1),
         Err(_) => LISTEN_FD,
     };
-    match prepare(number).and_then(|(listener, limit)| Guest::new(listener, limit)) {
+    match prepare(number).and_then(|(listener, limit)| Guest::new(listener, limit, heartbeat())) {
         Ok(guest) => guest.run(),
         Err(Errno(errno)) => {
             let cause = std::io::Error::from_raw_os_error(errno);
@@ -43,6 +46,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What the first argument says, in milliseconds: never rarer than hosts expect, nor so often that it is work.
+fn heartbeat() -> Duration {
+    let wanted = std::env::args().nth(1).and_then(|text| text.parse().ok()).map(Duration::from_millis);
+    wanted.map_or(HEARTBEAT, |wanted| wanted.clamp(LEAST_HEARTBEAT, HEARTBEAT))
 }
 
 /// Make this process what process 1 must be. Returns the listening socket and the limit of open files for commands.

@@ -393,6 +393,7 @@ class Daemon:
             clock=clock,
             ids=ids,
             idle_s=settings.ssh_idle_s,
+            login_s=settings.ssh_login_s,
         )
         undo.push_async_callback(listener.stop)
         await listener.start()

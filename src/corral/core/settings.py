@@ -128,6 +128,7 @@ class Settings:
     ssh_certificate: Annotated[
         Path | None, "Certificate chain and key, in PEM, for SSH inside TLS; else one made in the data folder."
     ] = None
+    ssh_login_s: Annotated[float, "Seconds in which an SSH client must have shown a key that opens a devbox."] = 20.0
     ssh_idle_s: Annotated[float, "Seconds after which an SSH connection that carries nothing is closed."] = 900.0
     public_url: Annotated[
         str | None, "Address of the API as clients have it, for addresses in answers; else that of each request."

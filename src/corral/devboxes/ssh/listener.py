@@ -25,9 +25,6 @@ from corral.devboxes.ssh.connection import Connection, Door, House
 from corral.devboxes.ssh.identity import HostIdentity
 from corral.devboxes.ssh.keys import SshKeys
 
-#: Seconds to show a key that opens something, from the first byte.
-LOGIN_S: Final = 20
-
 #: Clients that have not shown a key yet: in all, and of one address. Further ones are closed at once.
 STRANGERS: Final = 128
 STRANGERS_EACH: Final = 32
@@ -80,11 +77,13 @@ class SshListener:
         clock: Clock,
         ids: Ids,
         idle_s: float,
+        login_s: float,
     ) -> None:
         self._address = address
         self._identity = identity
         self._clock = clock
         self._idle_s = idle_s
+        self._login_s = login_s
         self._log = log.get("devboxes.ssh")
         self._tasks = TaskOwner("devboxes.ssh")
         self._house = House(keys, executions, ports, clock, ids, self._tasks)
@@ -158,7 +157,7 @@ class SshListener:
         """The client's connection once it has shown a key; None when it has not in time."""
         connection = Connection(self._house, self._options, address)
         try:
-            async with asyncio.timeout(LOGIN_S):
+            async with asyncio.timeout(self._login_s):
                 first = await _first_byte(sock)
                 tls = self._identity.tls if first == HANDSHAKE else None
                 await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock, ssl=tls)
@@ -246,7 +245,7 @@ class SshListener:
             gss_auth=False,
             agent_forwarding=False,
             x11_forwarding=False,
-            login_timeout=LOGIN_S,
+            login_timeout=self._login_s,
             keepalive_interval=ALIVE_S,
             keepalive_count_max=ALIVE_COUNT,
             encoding=None,
