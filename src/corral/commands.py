@@ -19,7 +19,7 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from corral import daemon
 from corral.core import errors
@@ -147,7 +147,8 @@ def _image_facts(settings: Settings) -> Iterator[facts.Fact]:
 
 
 def _show(found: list[facts.Fact]) -> None:
-    table = Table("what", "", "found", "what to do", box=None, pad_edge=False, header_style="bold")
+    remedy = Column("what to do", overflow="fold")  # a command that is cut short mends nothing
+    table = Table("what", "", "found", remedy, box=None, pad_edge=False, header_style="bold")
     for fact in found:
         verdict = f"[{_STYLES[fact.verdict]}]{fact.verdict.value}[/]"
         table.add_row(fact.name, verdict, escape(fact.found), escape(fact.remedy))

@@ -1,7 +1,7 @@
 """Kernel limits that end before the memory does: how many boxes this machine could hold, and what each limit allows.
 
-Owns what a box takes of each limit. A limit that is too small is a warning with its remedy, never a refusal: the host
-can run fewer boxes. Must not change a limit.
+Owns what a box takes of each limit, and what else all namespaces share and `/proc/sys` tells of. A limit that is too
+small is a warning with its remedy, never a refusal: the host can run fewer boxes. Must not change a limit.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ BOX_MEMORY: Final = 4 * MIB
 
 #: What a box takes. Tasks: one when it is idle, with some commands a handful. Flows: the connections of all boxes are
 #: tracked in the host's network namespace, where their addresses are translated. Keys: the OCI runtime makes a session
-#: keyring for each box, of the host's root; commands in a box cannot make any.
+#: keyring for each box, of the host's root; commands in a box cannot make any. Neighbours: links of boxes have no ARP,
+#: but networks of containers inside of them do, and the kernel has one table for all network namespaces.
 TASKS: Final = 10
 FLOWS: Final = 16
 KEYS: Final = 2
 TERMINALS: Final = 1
+NEIGHBOURS: Final = 4
 
 #: What the host and the server take beside the boxes.
 _HOST_TASKS: Final = 4096
 _HOST_KEYS: Final = 1024
 _HOST_FILES: Final = 2048
+_HOST_NEIGHBOURS: Final = 1024
 
 #: Of inotify, what the tools of one box's user want: a watching compiler takes one instance, an editor's folder
 #: thousands of watches. Each box counts for itself.
@@ -58,6 +61,8 @@ def facts(wanted: int, proc: Path = Path("/proc/sys")) -> list[Fact]:
         terminals_fact(_number(kernel / "pty/max"), _number(kernel / "pty/reserve"), wanted),
         keys_fact(_number(kernel / "keys/root_maxkeys"), wanted),
         flows_fact(_number(proc / "net/netfilter/nf_conntrack_max"), wanted),
+        neighbours_fact(_number(proc / "net/ipv4/neigh/default/gc_thresh3"), wanted),
+        tunnels_fact(_number(proc / "net/netfilter/nf_hooks_lwtunnel")),
         instances_fact(_number(proc / "fs/inotify/max_user_instances")),
         watches_fact(_number(proc / "fs/inotify/max_user_watches")),
     ]
@@ -131,6 +136,25 @@ def flows_fact(most: int | None, wanted: int) -> Fact:
     if most is None:
         return Fact("tracked connections", Verdict.OK, "not loaded yet; see again when corral serves")
     return _enough("tracked connections", most, enough, wanted, remedy)
+
+
+def neighbours_fact(most: int | None, wanted: int) -> Fact:
+    """How many neighbours by ARP the host and all boxes can know together; over it nobody finds a new one."""
+    enough = NEIGHBOURS * wanted + _HOST_NEIGHBOURS
+    top = _rounded(enough)
+    thresholds = " ".join(f"net.ipv4.neigh.default.gc_thresh{level}={top >> (3 - level)}" for level in (1, 2, 3))
+    return _enough("neighbours", most, enough, wanted, f"sysctl {thresholds}")
+
+
+def tunnels_fact(switch: int | None) -> Fact:
+    """Whether packets of lightweight tunnels pass the packet filter: one switch for all namespaces, which stays on."""
+    name = "filter of tunnels"
+    if not switch:
+        return Fact(name, Verdict.OK, "off" if switch == 0 else "none in this kernel")
+    found = "on, by the host or by a nested box: the host's own lightweight tunnels (SRv6, ILA), if any, are filtered"
+    return Fact(
+        name, Verdict.WARN, found, "reboot switches it off; CORRAL_NESTED=off keeps boxes from switching it on"
+    )
 
 
 def instances_fact(most: int | None) -> Fact:

@@ -27,6 +27,12 @@ LIMITS: list[tuple[Callable[[int], Fact], int, int, str]] = [
     (lambda most: capacity.terminals_fact(most, 1024, 6000), 4096, 7024, "sysctl kernel.pty.max=8192"),
     (lambda most: capacity.keys_fact(most, 6000), 200, 1_000_000, "sysctl kernel.keys.root_maxkeys=16384"),
     (lambda most: capacity.flows_fact(most, 6000), 65536, 262144, "sysctl net.netfilter.nf_conntrack_max=131072"),
+    (
+        lambda most: capacity.neighbours_fact(most, 6000),
+        1024,
+        32768,
+        "sysctl " + " ".join(f"net.ipv4.neigh.default.gc_thresh{n}={8192 << (n - 1)}" for n in (1, 2, 3)),
+    ),
     (capacity.instances_fact, 8, 128, "sysctl fs.inotify.max_user_instances=512"),
     (capacity.watches_fact, 4096, 8192, "sysctl fs.inotify.max_user_watches=131072"),
     (
@@ -54,6 +60,12 @@ def test_a_limit_that_is_too_small_is_told_with_what_raises_it(
     assert (limit(enough).verdict, limit(enough).remedy) == (Verdict.OK, "")
 
 
+def test_the_switch_that_nested_boxes_share_with_the_host_is_told_when_it_is_on() -> None:
+    told = capacity.tunnels_fact(1)
+    assert (told.verdict, "CORRAL_NESTED=off" in told.remedy) == (Verdict.WARN, True)
+    assert [capacity.tunnels_fact(switch).verdict for switch in (0, None)] == [Verdict.OK, Verdict.OK]
+
+
 def test_a_limit_that_this_kernel_has_not_is_no_problem(tmp_path: Path) -> None:
     user = tmp_path / "user"
     user.mkdir()
@@ -74,5 +86,7 @@ def test_a_host_without_namespaces_of_a_kind_fails(tmp_path: Path) -> None:
 
 def test_every_limit_of_this_host_is_judged() -> None:
     found: list[Fact] = capacity.facts(6000)
-    assert {"terminals", "tracked connections", "kernel keys of root", "tasks"} <= {fact.name for fact in found}
+    assert {"filter of tunnels", "terminals", "tracked connections", "neighbours", "kernel keys of root", "tasks"} <= {
+        fact.name for fact in found
+    }
     assert all(fact.remedy for fact in found if fact.verdict is not Verdict.OK)
