@@ -29,6 +29,11 @@ DEFAULT_SIZE: Final = "SMALL"
 #: Disk of a custom size that names none, in GiB: as the larger sizes.
 CUSTOM_DISK: Final = 16
 
+#: The most of a custom size: cores, GiB of memory, GiB of disk.
+MOST_CORES: Final = 16
+MOST_MEMORY: Final = 64
+MOST_DISK: Final = 64
+
 KEEP_ALIVE_S: Final = 3600
 MAX_KEEP_ALIVE_S: Final = 172_800
 SUSPEND_DEADLINE_MS: Final = 30_000
@@ -199,21 +204,19 @@ def _limits(parameters: wire.LaunchParameters) -> Limits:
 
 
 def _custom_size(parameters: wire.LaunchParameters) -> tuple[float, int, int]:
+    """What is asked for, exactly: the even numbers and the 2 to 8 GiB for each core of the dialect are its prices'."""
     cpu, memory, disk = parameters.custom_cpu_cores, parameters.custom_gb_memory, parameters.custom_disk_size
     if cpu is None:
         raise _bad("custom_cpu_cores", "is missing: resource_size_request CUSTOM_SIZE needs it")
     if memory is None:
         raise _bad("custom_gb_memory", "is missing: resource_size_request CUSTOM_SIZE needs it")
-    if cpu not in {0.5, 1} and not (2 <= cpu <= 16 and cpu % 2 == 0):
-        raise _bad("custom_cpu_cores", f"must be 0.5, 1 or a multiple of 2 up to 16, not {cpu:g}")
-    if memory != 1 and not (2 <= memory <= 64 and memory % 2 == 0):
-        raise _bad("custom_gb_memory", f"must be 1 or a multiple of 2 up to 64, not {memory}")
-    if not 2 * cpu <= memory <= 8 * cpu:
-        rule = f"must be 2 to 8 GiB for each core, {2 * cpu:g} to {8 * cpu:g} for {cpu:g}"
-        raise _bad("custom_gb_memory", f"{rule}, not {memory}")
+    if not (0 < cpu <= MOST_CORES and cpu % 0.5 == 0):
+        raise _bad("custom_cpu_cores", f"must be a multiple of 0.5 up to {MOST_CORES}, not {cpu:g}")
+    if not 1 <= memory <= MOST_MEMORY:
+        raise _bad("custom_gb_memory", f"must be 1 to {MOST_MEMORY}, not {memory}")
     disk = CUSTOM_DISK if disk is None else disk
-    if not (2 <= disk <= 64 and disk % 2 == 0):
-        raise _bad("custom_disk_size", f"must be a multiple of 2 from 2 to 64, not {disk}")
+    if not 1 <= disk <= MOST_DISK:
+        raise _bad("custom_disk_size", f"must be 1 to {MOST_DISK}, not {disk}")
     return cpu, memory, disk
 
 

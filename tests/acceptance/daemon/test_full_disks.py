@@ -108,3 +108,20 @@ def test_a_launch_that_fills_the_disk_at_a_resume_leaves_it_suspended(caller: Ca
     view = caller.reach(devbox_id, "suspended")
     assert view["reason"] == "out_of_disk", view
     caller.post(f"/{devbox_id}/shutdown")
+
+
+def test_a_devbox_has_exactly_the_size_that_it_asks_for(caller: Caller) -> None:
+    """As Harbor's tasks do, whose sizes no price list has rounded: 3 cores, and 1 GiB for each."""
+    odd = {"custom_cpu_cores": 3, "custom_gb_memory": 3, "custom_disk_size": 1}
+    devbox_id = caller.create(launch_parameters={"resource_size_request": "CUSTOM_SIZE", **odd})
+    view = caller.http.get(f"/v1/devboxes/{devbox_id}").json()
+    assert odd.items() <= view["launch_parameters"].items()
+    limits = caller.http.get(f"/v1/devboxes/{devbox_id}/usage").json()["now"]["limits"]
+    assert (limits["cpu"], limits["memory_bytes"], limits["disk_bytes"]) == (3, 3 << 30, 1 << 30)
+    caller.run(devbox_id, "fallocate -l 900M most")
+    over = caller.post(f"/{devbox_id}/execute_sync", command="fallocate -l 200M more")
+    assert (over["exit_status"], "quota exceeded" in over["stderr"].lower() or "No space" in over["stderr"]) == (
+        1,
+        True,
+    )
+    caller.post(f"/{devbox_id}/shutdown")

@@ -69,3 +69,6 @@ def test_harbor_runs_its_tasks_unchanged(server: Server, tmp_path: Path) -> None
         assert len(first) == len(NAMES)
         page = caller.http.get("/v1/devboxes", params={"limit": 100}).json()["devboxes"]
         assert {box["status"] for box in page} == {"shutdown"}
+        asked = [box["launch_parameters"] for box in page]
+        sizes = {(one.get("custom_gb_memory"), one.get("custom_disk_size")) for one in asked}
+        assert {(9, 11), (1, 3)} <= sizes

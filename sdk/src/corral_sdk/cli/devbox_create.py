@@ -79,9 +79,9 @@ KeepMemory = Annotated[
 def create(
     name: Annotated[str | None, typer.Option(help="A name to call it by.")] = None,
     size: Sizes = None,
-    cpu: Annotated[float | None, typer.Option(help="Cores, in place of --size: 0.5, 1 or a multiple of 2.")] = None,
-    memory: Annotated[int | None, typer.Option(help="GiB of memory: 1 or a multiple of 2.")] = None,
-    disk: Annotated[int | None, typer.Option(help="GiB of disk: a multiple of 2.")] = None,
+    cpu: Annotated[float | None, typer.Option(help="Cores, in place of --size: a multiple of 0.5, up to 16.")] = None,
+    memory: Annotated[int | None, typer.Option(help="GiB of memory, up to 64.")] = None,
+    disk: Annotated[int | None, typer.Option(help="GiB of disk, up to 64.")] = None,
     env: Pairs = None,
     metadata: Labels = None,
     keep_alive: Annotated[int | None, typer.Option(metavar="SECONDS", help="Its longest life.")] = None,
