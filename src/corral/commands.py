@@ -24,6 +24,7 @@ from rich.table import Column, Table
 from corral import daemon
 from corral.core import errors
 from corral.core.settings import LogFormat, LogLevel, RuntimeName, Settings, load
+from corral.daemon import machine
 from corral.images import stock
 from corral.images.service import Images
 from corral.runtime import conformance as suite
@@ -68,7 +69,7 @@ def doctor(data: Data = None, *, as_json: Json = False) -> None:
     """
     with _told():
         settings = load(os.environ, data=data)
-        oci = daemon.oci_settings(settings)
+        oci = machine.oci_settings(settings)
         found = [*probe.facts(oci), probe.memory_fact(oci), *_image_facts(settings)]
     if as_json:
         typer.echo(json.dumps([asdict(fact) for fact in found], indent=2))
@@ -115,7 +116,7 @@ async def _check(settings: Settings, only: list[str] | None, *, show: bool) -> l
             finally:
                 await runtime.close()
     image = Images(settings.images).resolve()
-    driver = OciRuntime(daemon.oci_settings(settings))
+    driver = OciRuntime(machine.oci_settings(settings))
     await driver.start()
     try:
         return await suite.run(

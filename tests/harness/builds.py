@@ -26,9 +26,12 @@ import uvloop
 from corral import daemon
 from corral.core import errors, events, log, settings
 from corral.core.store.store import Store
+from corral.daemon.base import Base
+from corral.daemon.storage import Storage
 from corral.devboxes.model import DevboxRequest, ExecutionStatus, Observed
 from corral.images.builds import rows
 from corral.images.builds.controller import BuildController
+from corral.images.builds.furnish import Contexts
 from corral.images.builds.model import BuildContext, BuildPlan
 from corral.images.builds.service import Builds
 from corral.images.builds.tables import BUILD_USES
@@ -168,12 +171,15 @@ class BuildDaemon(daemon.Daemon):
         victim.Doomed.at = int(os.environ[DOOM])
         return victim.Doomed(database, feed)
 
-    def make_builds(self, *parts: Any, **more: Any) -> tuple[Builds, BuildController]:
-        """Those of the daemon, with contexts, and known to the socket."""
-        builds, controller = super().make_builds(*parts, **more)
-        controller._furnisher._contexts = Folder(self.settings.data.parent / "contexts")
+    def make_contexts(self, _storage: Storage) -> Contexts:
+        """Those of the test."""
+        return Folder(self.settings.data.parent / "contexts")
+
+    def make_builds(self, base: Base, *parts: Any) -> tuple[Builds, BuildController]:
+        """Those of the daemon, known to the socket."""
+        builds, controller = super().make_builds(base, *parts)
         controller._furnisher.most_layers = MOST_LAYERS
-        self.parts = Parts(parts[0], builds, controller._workshop)
+        self.parts = Parts(base.store, builds, controller._workshop)
         self.serving = asyncio.ensure_future(self.parts.serve(self.settings.data / _SOCKET))
         return builds, controller
 

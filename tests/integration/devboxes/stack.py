@@ -18,7 +18,7 @@ from corral.core.ids import Ids
 from corral.core.settings import Durability
 from corral.core.store import engine, migrate
 from corral.core.store.store import Store
-from corral.daemon import NoImages
+from corral.daemon.machine import NoImages
 from corral.devboxes import deadlines, service
 from corral.devboxes.controller import Controller
 from corral.devboxes.followers import Followers
