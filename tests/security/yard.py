@@ -131,26 +131,26 @@ class Yard(Bench):
         return self._plan_of(found.slot)
 
     def _plan_of(self, slot: int) -> int:
-        return self.runtime._host._plan.wish(slot).id_base
+        return self.runtime._host.shared.plan.wish(slot).id_base
 
     def link(self, box: str) -> str:
         """The host's end of the box's pair of interfaces."""
         found = record.read(self.places.box(box))
         assert found is not None
-        return self.runtime._host._plan.wish(found.slot).link
+        return self.runtime._host.shared.plan.wish(found.slot).link
 
     def address(self, box: str) -> str:
         """The box's address."""
         found = record.read(self.places.box(box))
         assert found is not None
-        return self.runtime._host._plan.wish(found.slot).address
+        return self.runtime._host.shared.plan.wish(found.slot).address
 
     @property
     def gateway(self) -> str:
         """The host's address, as the boxes see it."""
         found = record.read(self.places.box(HOSTILE))
         assert found is not None
-        return self.runtime._host._plan.wish(found.slot).gateway
+        return self.runtime._host.shared.plan.wish(found.slot).gateway
 
     def upper(self, box: str) -> Path:
         """On the host, what the box wrote."""

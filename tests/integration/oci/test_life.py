@@ -223,7 +223,7 @@ async def test_a_killed_launcher_is_replaced(bench: Bench) -> None:
 
 
 async def test_two_servers_cannot_share_a_data_folder(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("corral.runtime.oci.host.LOCK_LIMIT_S", 0.2)
+    monkeypatch.setattr("corral.runtime.oci.shared.LOCK_LIMIT_S", 0.2)
     with pytest.raises(HostUnfit, match="another server"):
         await OciRuntime(bench.settings).start()
     await bench.box("box")

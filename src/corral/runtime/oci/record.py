@@ -79,6 +79,14 @@ class Record:
         return None
 
 
+@dataclass(slots=True)
+class Living:
+    """A box whose process 1 runs. `process` is its pidfd."""
+
+    record: Record
+    process: int
+
+
 def boot_id() -> str:
     """The kernel's id of this boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
