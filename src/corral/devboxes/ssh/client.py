@@ -1,4 +1,4 @@
-"""What copies bytes for a client needs to know of it."""
+"""What copies bytes for a client needs to know of it, and the flow of one channel in both directions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 from typing import Protocol
 
 from asyncssh.channel import SSHChannel
+
+from corral.runtime.contract import ByteStream
 
 
 class Client(Protocol):
@@ -84,3 +86,49 @@ class Outlet:
             await self._ready.wait()
         await self._client.takes()
         self._client.touch()
+
+
+class Flow:
+    """What asyncssh tells a session about the bytes of its channel; a base of sessions, before asyncssh's own."""
+
+    _channel: SSHChannel[bytes]
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._inbox = Inbox()
+        self._outlet = Outlet(client)
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        self._inbox.put(data)
+
+    def eof_received(self) -> bool:
+        self._inbox.finish()
+        return True
+
+    def pause_writing(self) -> None:
+        self._outlet.pause()
+
+    def resume_writing(self) -> None:
+        self._outlet.resume()
+
+    def _flow_from(self, channel: SSHChannel[bytes]) -> None:
+        """The channel is open."""
+        self._channel = channel
+        self._inbox.open(channel)
+
+    def _flow_ends(self) -> None:
+        """The channel is gone: nobody may wait for it."""
+        self._outlet.resume()
+        self._inbox.finish()
+
+    async def _show(self, data: bytes, kind: int | None = None) -> None:
+        """Send the client `data`, once it has room for it."""
+        await self._outlet.ready()
+        self._channel.write(data, kind)
+
+    async def _pass_on(self, stream: ByteStream) -> None:
+        """Write what the client sends to `stream`, to its end. Raises what `stream` does."""
+        while data := await self._inbox.take():
+            self._client.touch()
+            await stream.write(data)
+        await stream.finish()

@@ -22,7 +22,7 @@ from corral.core.tasks import TaskOwner
 from corral.devboxes.executions import Executions
 from corral.devboxes.followers import Start
 from corral.devboxes.model import Execution, ExecutionStatus
-from corral.devboxes.ssh.client import Client, Inbox, Outlet
+from corral.devboxes.ssh.client import Client, Flow
 from corral.devboxes.ssh.keys import Admission
 from corral.runtime.contract import MIB, ByteStream, RuntimeFailure, Stream, TerminalSize
 
@@ -97,7 +97,7 @@ class Request:
     kept: int | None = None
 
 
-class Command(asyncssh.SSHServerSession[bytes]):
+class Command(Flow, asyncssh.SSHServerSession[bytes]):
     """One session. `on_end` is called once, when it is over."""
 
     def __init__(
@@ -109,14 +109,12 @@ class Command(asyncssh.SSHServerSession[bytes]):
         admission: Admission,
         on_end: Callable[[], None],
     ) -> None:
+        super().__init__(client)
         self._executions = executions
         self._tasks = tasks
         self._ids = ids
         self._admission = admission
         self._on_end = on_end
-        self._client = client
-        self._inbox = Inbox()
-        self._outlet = Outlet(client)
         self._controls: asyncio.Queue[Signals | TerminalSize] = asyncio.Queue(CONTROLS)
         self._log = log.get("devboxes.ssh")
         self._channel: Channel
@@ -129,8 +127,7 @@ class Command(asyncssh.SSHServerSession[bytes]):
     # -- what asyncssh tells
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
-        self._channel = cast("Channel", chan)
-        self._inbox.open(chan)
+        self._flow_from(cast("Channel", chan))
 
     def pty_requested(
         self, term_type: str, term_size: tuple[int, int, int, int], term_modes: Mapping[int, int]
@@ -162,13 +159,6 @@ class Command(asyncssh.SSHServerSession[bytes]):
     def session_started(self) -> None:
         self._task = self._tasks.spawn(self._run(), name="ssh command")
 
-    def data_received(self, data: bytes, datatype: int | None) -> None:
-        self._inbox.put(data)
-
-    def eof_received(self) -> bool:
-        self._inbox.finish()
-        return True
-
     def signal_received(self, signal: str) -> None:
         number = Signals.__members__.get(f"SIG{signal}")
         if number is not None:
@@ -177,15 +167,8 @@ class Command(asyncssh.SSHServerSession[bytes]):
     def break_received(self, msec: int) -> bool:
         return False
 
-    def pause_writing(self) -> None:
-        self._outlet.pause()
-
-    def resume_writing(self) -> None:
-        self._outlet.resume()
-
     def connection_lost(self, exc: Exception | None) -> None:
-        self._outlet.resume()
-        self._inbox.finish()
+        self._flow_ends()
         if self._task is None:
             self._on_end()
         else:
@@ -249,7 +232,7 @@ class Command(asyncssh.SSHServerSession[bytes]):
             first = opened[0][1]
             typing = asyncio.ensure_future(self._type(first)) if first is not None else None
             try:
-                await asyncio.gather(*(self._show(execution, stream, live) for stream, live in opened))
+                await asyncio.gather(*(self._copy_stream(execution, stream, live) for stream, live in opened))
             finally:
                 if typing is not None:
                     typing.cancel()
@@ -267,24 +250,19 @@ class Command(asyncssh.SSHServerSession[bytes]):
         except errors.WrongState:
             return None
 
-    async def _show(self, execution: Execution, stream: Stream | None, live: ByteStream | None) -> None:
+    async def _copy_stream(self, execution: Execution, stream: Stream | None, live: ByteStream | None) -> None:
         kind = asyncssh.EXTENDED_DATA_STDERR if stream is Stream.STDERR else None
         if live is not None:
             while data := await live.read():
-                await self._outlet.ready()
-                self._channel.write(data, kind)
+                await self._show(data, kind)
             return
         async for data, _ in self._executions.stream(execution, stream or Stream.STDOUT, 0):
-            await self._outlet.ready()
-            self._channel.write(data, kind)
+            await self._show(data, kind)
 
     async def _type(self, live: ByteStream) -> None:
         """Pass the client's input on for as long as the command takes it; then drop it, as a closed pipe would."""
         try:
-            while data := await self._inbox.take():
-                self._client.touch()
-                await live.write(data)
-            await live.finish()
+            await self._pass_on(live)
         except (errors.CorralError, RuntimeFailure):
             while await self._inbox.take():
                 self._client.touch()

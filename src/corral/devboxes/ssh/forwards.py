@@ -13,46 +13,28 @@ import asyncssh
 
 from corral.core import errors
 from corral.core.tasks import TaskOwner
-from corral.devboxes.ssh.client import Client, Inbox, Outlet
+from corral.devboxes.ssh.client import Client, Flow
 from corral.runtime.contract import ByteStream, RuntimeFailure
 
 
-class Forward(asyncssh.SSHTCPSession[bytes]):
+class Forward(Flow, asyncssh.SSHTCPSession[bytes]):
     """One forwarded connection. `on_end` is called once, when it is over."""
 
     def __init__(self, client: Client, tasks: TaskOwner, stream: ByteStream, on_end: Callable[[], None]) -> None:
-        self._client = client
+        super().__init__(client)
         self._tasks = tasks
         self._stream = stream
         self._on_end = on_end
-        self._inbox = Inbox()
-        self._outlet = Outlet(client)
-        self._channel: asyncssh.SSHTCPChannel[bytes]
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
-        self._channel = chan
-        self._inbox.open(chan)
+        self._flow_from(chan)
 
     def session_started(self) -> None:
         self._task = self._tasks.spawn(self._run(), name="ssh forward")
 
-    def data_received(self, data: bytes, datatype: int | None) -> None:
-        self._inbox.put(data)
-
-    def eof_received(self) -> bool:
-        self._inbox.finish()
-        return True
-
-    def pause_writing(self) -> None:
-        self._outlet.pause()
-
-    def resume_writing(self) -> None:
-        self._outlet.resume()
-
     def connection_lost(self, exc: Exception | None) -> None:
-        self._outlet.resume()
-        self._inbox.finish()
+        self._flow_ends()
         if self._task is not None:
             self._task.cancel()
 
@@ -61,8 +43,7 @@ class Forward(asyncssh.SSHTCPSession[bytes]):
         try:
             with contextlib.suppress(RuntimeFailure, errors.CorralError):  # the devbox ended: so does the connection
                 while data := await self._stream.read():
-                    await self._outlet.ready()
-                    self._channel.write(data)
+                    await self._show(data)
             self._channel.write_eof()
             await up
         finally:
@@ -74,7 +55,4 @@ class Forward(asyncssh.SSHTCPSession[bytes]):
 
     async def _to_port(self) -> None:
         with contextlib.suppress(RuntimeFailure, errors.CorralError, ConnectionError):  # nobody reads there any more
-            while data := await self._inbox.take():
-                self._client.touch()
-                await self._stream.write(data)
-            await self._stream.finish()
+            await self._pass_on(self._stream)
