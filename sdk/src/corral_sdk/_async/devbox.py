@@ -10,8 +10,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from corral_sdk import _ids, _tar, errors
+from corral_sdk._async.content import Progress
 from corral_sdk._async.execution import HOLD_S, AsyncExecution, AsyncOutput
-from corral_sdk._async.files import AsyncFiles, Progress
+from corral_sdk._async.files import AsyncFiles
 from corral_sdk._async.logs import AsyncLogFollower
 from corral_sdk._async.terminal import AsyncTerminal
 from corral_sdk._async.transport import AsyncTransport, Call

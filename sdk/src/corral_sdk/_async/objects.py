@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from corral_sdk import errors
-from corral_sdk._async.files import AsyncDownload, Progress, Source, _chunks, _size_of
+from corral_sdk._async.content import AsyncDownload, Progress, Source, counted, size_of
 from corral_sdk._async.transport import AsyncTransport, Call
 from corral_sdk.models import ObjectInfo
 
@@ -97,48 +96,26 @@ class AsyncObjects:
 
     async def read(self, object_id: str) -> bytes:
         """Return the content whole."""
-        content = bytearray()
         async with self.open(object_id) as download:
-            async for chunk in download:
-                content += chunk
-        return bytes(content)
+            return await download.read()
 
     async def fetch(self, object_id: str, local: Path, *, on_progress: Progress | None = None) -> int:
         """Write the content to `local` and return its size; `local` is as before after an error."""
-        partial = local.with_name(f".{local.name}.{os.getpid()}.part")
-        try:
-            with partial.open("wb") as file:
-                received = await self.copy_to(object_id, file, on_progress=on_progress)
-            partial.replace(local)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        return received
+        async with self.open(object_id) as download:
+            return await download.fetch(local, on_progress=on_progress)
 
     async def copy_to(self, object_id: str, file: BinaryIO, *, on_progress: Progress | None = None) -> int:
         """Write the content to an open local file and return its size in bytes."""
-        received = 0
         async with self.open(object_id) as download:
-            async for chunk in download:
-                file.write(chunk)
-                received += len(chunk)
-                if on_progress is not None:
-                    on_progress(received)
-        return received
+            return await download.copy_to(file, on_progress=on_progress)
 
     async def _send(self, url: str, headers: Mapping[str, str], source: Source, on_progress: Progress | None) -> None:
-        size = _size_of(source)
+        size = size_of(source)
         length = {} if size is None else {"Content-Length": str(size)}
 
         async def body() -> AsyncIterator[bytes]:
-            sent = 0
-            async for chunk in _chunks(source):
-                sent += len(chunk)
+            async for chunk in counted(source, size, on_progress):
                 yield chunk
-                if on_progress is not None:
-                    on_progress(sent)
-            if size is not None and sent != size:
-                raise errors.Invalid(f"cannot send file: it changed meanwhile, {sent} of {size} bytes were read")
 
         async with self._transport.outside("PUT", url, headers={**headers, **length}, body=body):
             return

@@ -11,8 +11,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from corral_sdk import _ids, _tar, errors
+from corral_sdk._sync.content import Progress
 from corral_sdk._sync.execution import HOLD_S, Execution, Output
-from corral_sdk._sync.files import Files, Progress
+from corral_sdk._sync.files import Files
 from corral_sdk._sync.logs import LogFollower
 from corral_sdk._sync.terminal import Terminal
 from corral_sdk._sync.transport import Call, Transport

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from corral_sdk import errors
-from corral_sdk._sync.files import Download, Progress, Source, _chunks, _size_of
+from corral_sdk._sync.content import Download, Progress, Source, counted, size_of
 from corral_sdk._sync.transport import Call, Transport
 from corral_sdk.models import ObjectInfo
 
@@ -98,48 +97,26 @@ class Objects:
 
     def read(self, object_id: str) -> bytes:
         """Return the content whole."""
-        content = bytearray()
         with self.open(object_id) as download:
-            for chunk in download:
-                content += chunk
-        return bytes(content)
+            return download.read()
 
     def fetch(self, object_id: str, local: Path, *, on_progress: Progress | None = None) -> int:
         """Write the content to `local` and return its size; `local` is as before after an error."""
-        partial = local.with_name(f".{local.name}.{os.getpid()}.part")
-        try:
-            with partial.open("wb") as file:
-                received = self.copy_to(object_id, file, on_progress=on_progress)
-            partial.replace(local)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        return received
+        with self.open(object_id) as download:
+            return download.fetch(local, on_progress=on_progress)
 
     def copy_to(self, object_id: str, file: BinaryIO, *, on_progress: Progress | None = None) -> int:
         """Write the content to an open local file and return its size in bytes."""
-        received = 0
         with self.open(object_id) as download:
-            for chunk in download:
-                file.write(chunk)
-                received += len(chunk)
-                if on_progress is not None:
-                    on_progress(received)
-        return received
+            return download.copy_to(file, on_progress=on_progress)
 
     def _send(self, url: str, headers: Mapping[str, str], source: Source, on_progress: Progress | None) -> None:
-        size = _size_of(source)
+        size = size_of(source)
         length = {} if size is None else {"Content-Length": str(size)}
 
         def body() -> Iterator[bytes]:
-            sent = 0
-            for chunk in _chunks(source):
-                sent += len(chunk)
+            for chunk in counted(source, size, on_progress):
                 yield chunk
-                if on_progress is not None:
-                    on_progress(sent)
-            if size is not None and sent != size:
-                raise errors.Invalid(f"cannot send file: it changed meanwhile, {sent} of {size} bytes were read")
 
         with self._transport.outside("PUT", url, headers={**headers, **length}, body=body):
             return
