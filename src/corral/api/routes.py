@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from corral.api.health import HealthRoutes, HealthView
 from corral.api.routing import MIB, Intake, Route
-from corral.devboxes import views
+from corral.devboxes import execution_views, views
 from corral.devboxes.execution_routes import ExecutionRoutes
 from corral.devboxes.pty_routes import PtyRoutes
 from corral.devboxes.routes import DevboxRoutes, FileRoutes
@@ -87,7 +87,7 @@ def rows(on: Handlers) -> Iterator[Route]:
 
 def _executions(on: ExecutionRoutes) -> Iterator[Route]:
     # Running a command is the strongest right over a devbox; looking at what was said is reading.
-    view = views.ExecutionView
+    view, output = execution_views.ExecutionView, execution_views.OutputView
     last, offset = ("last_n",), ("offset",)
     yield _post(f"{_DEVBOX}/execute", on.execute, WRITE, "execute command", answers=view, query=last, errors=(404,))
     yield _post(f"{_DEVBOX}/execute_async", on.execute_async, WRITE, "execute command", answers=view, errors=(404,))
@@ -96,7 +96,7 @@ def _executions(on: ExecutionRoutes) -> Iterator[Route]:
         on.execute_sync,
         WRITE,
         "execute command",
-        answers=views.ExecutionDetailView,
+        answers=execution_views.ExecutionDetailView,
         errors=(404, 408),
     )
     yield _get(_EXECUTION, on.retrieve, READ, "show execution", answers=view, query=last, errors=(404,))
@@ -109,19 +109,15 @@ def _executions(on: ExecutionRoutes) -> Iterator[Route]:
         query=last,
         errors=(404, 408),
     )
-    yield _stream(
-        f"{_EXECUTION}/stream_stdout_updates", on.stream_stdout_updates, "stream output", views.OutputView, offset
-    )
-    yield _stream(
-        f"{_EXECUTION}/stream_stderr_updates", on.stream_stderr_updates, "stream output", views.OutputView, offset
-    )
+    yield _stream(f"{_EXECUTION}/stream_stdout_updates", on.stream_stdout_updates, "stream output", output, offset)
+    yield _stream(f"{_EXECUTION}/stream_stderr_updates", on.stream_stderr_updates, "stream output", output, offset)
     yield _post(f"{_EXECUTION}/kill", on.kill, WRITE, "kill execution", answers=view, errors=(404,))
     yield _post(
         f"{_EXECUTION}/send_std_in",
         on.send_std_in,
         WRITE,
         "send to standard input",
-        answers=views.SendStdInView,
+        answers=execution_views.SendStdInView,
         errors=(404,),
         replay=True,
     )
@@ -130,7 +126,7 @@ def _executions(on: ExecutionRoutes) -> Iterator[Route]:
         on.list,
         READ,
         "list executions",
-        answers=views.ExecutionListView,
+        answers=execution_views.ExecutionListView,
         query=_PAGE,
         errors=(404,),
     )
@@ -316,7 +312,7 @@ def _blueprints(on: BlueprintRoutes) -> Iterator[Route]:
 
 def _files(on: FileRoutes) -> Iterator[Route]:
     # Files may hold secrets, and opening one runs in the box: reading them takes the right to use the devbox.
-    done = views.ExecutionDetailView
+    done = execution_views.ExecutionDetailView
     yield _post(
         f"{_DEVBOX}/read_file_contents",
         on.read_file_contents,
@@ -352,7 +348,7 @@ def _files(on: FileRoutes) -> Iterator[Route]:
 def _ptys(on: PtyRoutes) -> Iterator[Route]:
     # The right of the others is their token's, which stands for that of the key that made the tunnel.
     # A repeat of create_pty_tunnel makes another one: an answer with a token is not kept.
-    tunnel = views.PtyTunnelView
+    tunnel = execution_views.PtyTunnelView
     yield _post(
         f"{_DEVBOX}/create_pty_tunnel", on.create_tunnel, WRITE, "create PTY tunnel", answers=tunnel, errors=(404, 429)
     )
@@ -361,7 +357,7 @@ def _ptys(on: PtyRoutes) -> Iterator[Route]:
         on.connect,
         WRITE,
         "connect to session",
-        answers=views.PtyConnectView,
+        answers=execution_views.PtyConnectView,
         query=("cols", "rows"),
         tunnel=True,
         errors=(404, 503),
@@ -371,7 +367,7 @@ def _ptys(on: PtyRoutes) -> Iterator[Route]:
         on.control,
         WRITE,
         "control session",
-        answers=views.PtyControlResultView,
+        answers=execution_views.PtyControlResultView,
         tunnel=True,
         errors=(404,),
     )

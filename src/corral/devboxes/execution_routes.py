@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from corral.core import errors
-from corral.devboxes import model, service, terminals, views, wire
+from corral.devboxes import execution_views, execution_wire, model, service, terminals
 from corral.devboxes.routes import DevboxId
 from corral.http import hold, params
 from corral.http.events import EventStream
@@ -31,7 +31,7 @@ SYNC_OUTPUT: Final = 8 * 1024 * 1024
 
 DEFAULT_LINES: Final = 100
 
-ExecutionId = Annotated[str, Path(pattern=wire.EXECUTION_ID)]
+ExecutionId = Annotated[str, Path(pattern=execution_wire.EXECUTION_ID)]
 Offset = Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Byte of the stream to begin at.")]
 
 _COMPLETED: Final = frozenset({model.ExecutionStatus.COMPLETED})
@@ -48,9 +48,9 @@ class ExecutionRoutes:
         self,
         request: Request,
         devbox_id: DevboxId,
-        body: wire.ExecuteBody,
+        body: execution_wire.ExecuteBody,
         last_n: params.LastN = DEFAULT_LINES,
-    ) -> views.ExecutionView:
+    ) -> execution_views.ExecutionView:
         """Start a command and wait for its end for a while. The same `command_id` is the same execution."""
         account_id = params.account_id(request)
         execution = await self._executions.start(
@@ -61,8 +61,8 @@ class ExecutionRoutes:
         return self._view(execution, last_n)
 
     async def execute_async(
-        self, request: Request, devbox_id: DevboxId, body: wire.ExecuteAsyncBody
-    ) -> views.ExecutionView:
+        self, request: Request, devbox_id: DevboxId, body: execution_wire.ExecuteAsyncBody
+    ) -> execution_views.ExecutionView:
         """Start a command. A repeat of the request (same x-request-id) is the same execution."""
         execution = await self._executions.start(
             params.account_id(request),
@@ -75,8 +75,8 @@ class ExecutionRoutes:
         return self._view(execution, DEFAULT_LINES)
 
     async def execute_sync(
-        self, request: Request, devbox_id: DevboxId, body: wire.ExecuteSyncBody
-    ) -> views.ExecutionDetailView:
+        self, request: Request, devbox_id: DevboxId, body: execution_wire.ExecuteSyncBody
+    ) -> execution_views.ExecutionDetailView:
         """Run a command to its end. A repeat of the request (same x-request-id) waits for the same execution."""
         account_id = params.account_id(request)
         command_id = repeat_id(request, body.command)
@@ -87,7 +87,7 @@ class ExecutionRoutes:
         execution = await hold.hold(request, waiting)
         stdout, more_stdout = await self._output(execution, Stream.STDOUT)
         stderr, more_stderr = await self._output(execution, Stream.STDERR)
-        return views.ExecutionDetailView(
+        return execution_views.ExecutionDetailView(
             devbox_id=devbox_id,
             exit_status=-1 if execution.exit_code is None else execution.exit_code,
             stdout=stdout,
@@ -97,7 +97,9 @@ class ExecutionRoutes:
             shell_name=execution.shell_name,
         )
 
-    async def terminal(self, request: Request, devbox_id: DevboxId, body: wire.TerminalBody) -> views.ExecutionView:
+    async def terminal(
+        self, request: Request, devbox_id: DevboxId, body: execution_wire.TerminalBody
+    ) -> execution_views.ExecutionView:
         """Start a login shell, or a command, on a terminal; connect to it at `…/executions/{id}/attach`.
 
         With `session` it is the open session of that name, or a new one with a login shell.
@@ -127,7 +129,7 @@ class ExecutionRoutes:
         devbox_id: DevboxId,
         execution_id: ExecutionId,
         last_n: params.LastN = DEFAULT_LINES,
-    ) -> views.ExecutionView:
+    ) -> execution_views.ExecutionView:
         """The execution as it is now, also after the end of its devbox."""
         execution = await self._executions.get(params.account_id(request), devbox_id, execution_id)
         return self._view(execution, last_n)
@@ -139,7 +141,7 @@ class ExecutionRoutes:
         limit: params.Limit = 20,
         starting_after: params.StartingAfter = None,
         include_total_count: params.IncludeTotalCount = True,  # noqa: FBT002 - a query parameter
-    ) -> views.ExecutionListView:
+    ) -> execution_views.ExecutionListView:
         """Executions of the devbox, newest first."""
         page = await self._executions.list(
             params.account_id(request),
@@ -148,17 +150,17 @@ class ExecutionRoutes:
             starting_after=starting_after,
             count=include_total_count,
         )
-        shown = [views.execution_view(execution) for execution in page.items]
-        return views.ExecutionListView(executions=shown, has_more=page.has_more, total_count=page.total)
+        shown = [execution_views.execution_view(execution) for execution in page.items]
+        return execution_views.ExecutionListView(executions=shown, has_more=page.has_more, total_count=page.total)
 
     async def wait_for_status(
         self,
         request: Request,
         devbox_id: DevboxId,
         execution_id: ExecutionId,
-        body: wire.WaitForCommandBody,
+        body: execution_wire.WaitForCommandBody,
         last_n: params.LastN = DEFAULT_LINES,
-    ) -> views.ExecutionView:
+    ) -> execution_views.ExecutionView:
         """Answer once the execution is in one of the statuses; 408 when it was not within the time."""
         statuses = frozenset(model.ExecutionStatus(status) for status in body.statuses)
         timeout_s = OPTIMISTIC_S if body.timeout_seconds is None else body.timeout_seconds
@@ -166,8 +168,8 @@ class ExecutionRoutes:
         return self._view(await hold.hold(request, waiting), last_n)
 
     async def kill(
-        self, request: Request, devbox_id: DevboxId, execution_id: ExecutionId, body: wire.KillBody
-    ) -> views.ExecutionView:
+        self, request: Request, devbox_id: DevboxId, execution_id: ExecutionId, body: execution_wire.KillBody
+    ) -> execution_views.ExecutionView:
         """Kill the command, or its whole process group. One that has ended stays as it is."""
         execution = await self._executions.kill(
             params.account_id(request), devbox_id, execution_id, group=bool(body.kill_process_group)
@@ -175,8 +177,8 @@ class ExecutionRoutes:
         return self._view(execution, DEFAULT_LINES)
 
     async def send_std_in(
-        self, request: Request, devbox_id: DevboxId, execution_id: ExecutionId, body: wire.SendStdInBody
-    ) -> views.SendStdInView:
+        self, request: Request, devbox_id: DevboxId, execution_id: ExecutionId, body: execution_wire.SendStdInBody
+    ) -> execution_views.SendStdInView:
         """Write text to the command's standard input, close it (EOF), or interrupt the command."""
         if (body.text is None) == (body.signal is None):
             raise errors.Invalid("cannot send to standard input: give exactly one of text and signal")
@@ -188,7 +190,7 @@ class ExecutionRoutes:
             eof=body.signal == "EOF",
             interrupt=body.signal == "INTERRUPT",
         )
-        return views.SendStdInView(devbox_id=devbox_id, execution_id=execution_id, success=True)
+        return execution_views.SendStdInView(devbox_id=devbox_id, execution_id=execution_id, success=True)
 
     async def stream_stdout_updates(
         self, request: Request, devbox_id: DevboxId, execution_id: ExecutionId, offset: Offset = 0
@@ -245,12 +247,12 @@ class ExecutionRoutes:
         except errors.TimedOut:
             return await self._executions.get(account_id, execution.devbox_id, execution.id)
 
-    def _view(self, execution: model.Execution, last_n: int) -> views.ExecutionView:
+    def _view(self, execution: model.Execution, last_n: int) -> execution_views.ExecutionView:
         if execution.status is not model.ExecutionStatus.COMPLETED:
-            return views.execution_view(execution)
+            return execution_views.execution_view(execution)
         stdout = self._executions.tail(execution, Stream.STDOUT, last_n)
         stderr = self._executions.tail(execution, Stream.STDERR, last_n)
-        return views.execution_view(execution, stdout, stderr)
+        return execution_views.execution_view(execution, stdout, stderr)
 
     async def _output(self, execution: model.Execution, stream: Stream) -> tuple[str, bool]:
         """Output from its beginning, at most SYNC_OUTPUT bytes, and whether there is more."""

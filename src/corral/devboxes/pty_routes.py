@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.websockets import WebSocket
 
 from corral.core import errors
-from corral.devboxes import model, service, terminals, views, wire
+from corral.devboxes import execution_views, execution_wire, model, service, terminals
 from corral.devboxes.routes import DevboxId
 from corral.http import params
 from corral.http.model import Nothing
@@ -21,7 +21,7 @@ from corral.runtime.contract import TerminalSize
 #: Of the exchange over the WebSocket.
 PROTOCOL_VERSION: Final = "1"
 
-SessionName = Annotated[str, Path(pattern=wire.SESSION_NAME)]
+SessionName = Annotated[str, Path(pattern=execution_wire.SESSION_NAME)]
 Cells = Annotated[int | None, Query(description="1 to 1000; takes effect together with the other.")]
 
 
@@ -40,21 +40,23 @@ class PtyRoutes:
         self._sessions = sessions
         self._tunnels = tunnels
 
-    async def create_tunnel(self, request: Request, devbox_id: DevboxId, body: Nothing) -> views.PtyTunnelView:
+    async def create_tunnel(
+        self, request: Request, devbox_id: DevboxId, body: Nothing
+    ) -> execution_views.PtyTunnelView:
         """A new tunnel to the devbox's terminals, with a token that lasts an hour."""
         account_id = params.account_id(request)
         devbox = await self._devboxes.get(account_id, devbox_id)
         if devbox.observed is not model.Observed.RUNNING:
             raise errors.WrongState(f"cannot create PTY tunnel: devbox {devbox_id} is {devbox.observed.value}")
         created = self._tunnels.create(account_id, devbox_id)
-        return views.PtyTunnelView(tunnel_key=created.key, auth_token=created.token)
+        return execution_views.PtyTunnelView(tunnel_key=created.key, auth_token=created.token)
 
     async def connect(
         self, request: Request, session_name: SessionName, cols: Cells = None, rows: Cells = None
-    ) -> views.PtyConnectView:
+    ) -> execution_views.PtyConnectView:
         """The session of this name, made if there is none; then open the WebSocket at `connect_url`."""
         session = await self._sessions.connect(*_place(request), session_name, _both(cols, rows))
-        return views.PtyConnectView(
+        return execution_views.PtyConnectView(
             session_name=session_name,
             connect_url=f"/pty/{session_name}/attach",
             created=session.created,
@@ -67,8 +69,8 @@ class PtyRoutes:
         )
 
     async def control(
-        self, request: Request, session_name: SessionName, body: wire.PtyControlBody
-    ) -> views.PtyControlResultView:
+        self, request: Request, session_name: SessionName, body: execution_wire.PtyControlBody
+    ) -> execution_views.PtyControlResultView:
         """Resize the terminal, signal its job, or close the session."""
         where = (*_place(request), session_name)
         if body.action == "resize":
@@ -80,7 +82,7 @@ class PtyRoutes:
             await self._sessions.signal(*where, body.signal or "")
         else:
             await self._sessions.close(*where)
-        return views.PtyControlResultView(session_name=session_name, status="ok")
+        return execution_views.PtyControlResultView(session_name=session_name, status="ok")
 
     async def attach(self, websocket: WebSocket, session_name: SessionName) -> None:
         """The session's terminal: raw bytes both ways, for one client at a time. Closes with 4000 at its end."""
@@ -106,6 +108,6 @@ def _place(connection: HTTPConnection) -> tuple[str, str]:
 
 def _both(cols: int | None, rows: int | None) -> TerminalSize | None:
     """A size, if both are there and in range: the dialect ignores them otherwise."""
-    if cols is None or rows is None or not all(1 <= cells <= wire.MOST_CELLS for cells in (cols, rows)):
+    if cols is None or rows is None or not all(1 <= cells <= execution_wire.MOST_CELLS for cells in (cols, rows)):
         return None
     return TerminalSize(rows=rows, cols=cols)

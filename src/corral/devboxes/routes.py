@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from corral.core import errors
-from corral.devboxes import model, parameters, rows, service, views, wire
+from corral.devboxes import execution_views, execution_wire, listing, model, parameters, service, views, wire
 from corral.http import hold, params
 from corral.http.download import Download
 from corral.http.events import EventStream
@@ -29,7 +29,7 @@ WAIT_S: Final = 10.0
 
 DevboxId = Annotated[str, Path(pattern=wire.DEVBOX_ID)]
 MetadataKey = Annotated[str, Path(max_length=256, description="It may hold slashes.")]
-MetadataLimit = Annotated[int, Query(ge=1, le=rows.MAX_PAGE, description="Items of one page.")]
+MetadataLimit = Annotated[int, Query(ge=1, le=listing.MAX_PAGE, description="Items of one page.")]
 AfterMetadata = Annotated[
     str | None,
     Query(
@@ -37,7 +37,7 @@ AfterMetadata = Annotated[
         description="The last key or value of the page before. A longer one cannot be given: ask for a larger page.",
     ),
 ]
-LogExecution = Annotated[str | None, Query(pattern=wire.EXECUTION_ID)]
+LogExecution = Annotated[str | None, Query(pattern=execution_wire.EXECUTION_ID)]
 LogShell = Annotated[str | None, Query(max_length=256)]
 
 _STOPPED: Final = frozenset({model.Observed.RUNNING, *model.ENDED})
@@ -98,7 +98,7 @@ class DevboxRoutes:
         return views.DevboxListView(devboxes=shown, has_more=page.has_more, total_count=page.total)
 
     async def metadata_keys(
-        self, request: Request, limit: MetadataLimit = rows.METADATA_PAGE, starting_after: AfterMetadata = None
+        self, request: Request, limit: MetadataLimit = listing.METADATA_PAGE, starting_after: AfterMetadata = None
     ) -> views.MetadataKeysView:
         """Metadata keys that devboxes of the account have, in order."""
         page = await self._devboxes.metadata_keys(
@@ -110,7 +110,7 @@ class DevboxRoutes:
         self,
         request: Request,
         key: MetadataKey,
-        limit: MetadataLimit = rows.METADATA_PAGE,
+        limit: MetadataLimit = listing.METADATA_PAGE,
         starting_after: AfterMetadata = None,
     ) -> views.MetadataValuesView:
         """What devboxes of the account have as the value of a metadata key, in order."""
@@ -244,10 +244,10 @@ class FileRoutes:
 
     async def write_file_contents(
         self, request: Request, devbox_id: DevboxId, body: wire.WriteFileBody
-    ) -> views.ExecutionDetailView:
+    ) -> execution_views.ExecutionDetailView:
         """Write a text file whole, making its folders."""
         await self._files.write_text(params.account_id(request), devbox_id, body.file_path, body.contents)
-        return views.ExecutionDetailView(devbox_id=devbox_id, exit_status=0, stdout="", stderr="")
+        return execution_views.ExecutionDetailView(devbox_id=devbox_id, exit_status=0, stdout="", stderr="")
 
     async def upload_file(self, request: Request, devbox_id: DevboxId) -> dict[str, Any]:
         """Write a file of any size. The form's `path` comes before its `file`."""

@@ -1,13 +1,13 @@
 """Statements on the rows of devboxes. Each runs in the transaction of its caller.
 
-Owns the compare-and-swap of a transition together with its event (invariant 1), and the queries of lists.
+Owns the compare-and-swap of a transition together with its event (invariant 1). Lists are in `listing`.
 Must not wait, and must not talk to a runtime.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -22,9 +22,7 @@ from corral.devboxes.model import (
     Kept,
     Memory,
     Observed,
-    Page,
     Reason,
-    Relative,
     Transition,
 )
 from corral.devboxes.tables import (
@@ -38,13 +36,6 @@ from corral.devboxes.tables import (
 )
 from corral.runtime.contract import Layer
 
-MAX_PAGE: Final = 5000
-
-#: Devboxes of one tree that are listed.
-MOST_RELATIVES: Final = 1000
-
-#: Metadata keys, or values of a key, on one page unless told otherwise: each costs an index search.
-METADATA_PAGE: Final = 1000
 LIVE: Final = frozenset(Observed) - ENDED
 
 #: While there is no box, or soon none, what was kept of the last one stays.
@@ -97,7 +88,7 @@ def insert(
         "memory": None,
     }
     seq = connection.execute(_INSERT, values).scalar_one()
-    _insert_metadata(connection, account_id, seq, request.metadata)
+    METADATA.insert(connection, account_id, seq, request.metadata)
     _tell(connection, devbox_id, start, "")
     return devbox_from_row(values)
 
@@ -185,70 +176,11 @@ def update(
         changes["name"] = name
     if metadata is not None:
         changes["metadata"] = dict(metadata)
-        connection.execute(METADATA.delete().where(METADATA.c.devbox_seq == row["seq"]))
-        _insert_metadata(connection, devbox.account_id, row["seq"], metadata)
+        METADATA.replace(connection, devbox.account_id, row["seq"], metadata)
     if changes:
         connection.execute(DEVBOXES.update().where(_C.seq == row["seq"]), changes)
         events.append(connection, at_ms=at_ms, subject=devbox.id, kind="devbox.updated", data=changes)
     return devbox_from_row({**row, **changes})
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which devboxes of an account a list shows. A metadata key may have several values, one of which must match."""
-
-    status: Observed | None = None
-    name: str | None = None
-    metadata: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
-
-
-def page(
-    connection: sa.Connection, account_id: str, which: Filter, *, limit: int, starting_after: str | None, count: bool
-) -> Page[Devbox]:
-    """One page, newest first. Raises errors.Invalid for a limit out of range and an unknown cursor."""
-    if not 0 < limit <= MAX_PAGE:
-        raise errors.Invalid(f"cannot list devboxes: limit {limit} is not between 1 and {MAX_PAGE}")
-    before = None if starting_after is None else _cursor(connection, account_id, starting_after)
-    ways = _ways(account_id, which)
-    query = sa.union_all(*(way.select(before) for way in ways)).order_by(sa.desc("seq")).limit(limit + 1)
-    found = [devbox_from_row(row) for row in connection.execute(query).mappings()]
-    total = sum(connection.scalars(way.count()).one() for way in ways) if count else None
-    return Page(items=tuple(found[:limit]), has_more=len(found) > limit, total=total)
-
-
-def metadata_keys(connection: sa.Connection, account_id: str, *, limit: int, starting_after: str | None) -> Page[str]:
-    """Different keys, in order. Raises errors.Invalid for a limit out of range."""
-    given = (METADATA.c.account_id == account_id,)
-    return _distinct(connection, METADATA.c.key, given, limit, starting_after)
-
-
-def metadata_values(
-    connection: sa.Connection, account_id: str, key: str, *, limit: int, starting_after: str | None
-) -> Page[str]:
-    """Different values of a key, in order. Raises errors.Invalid for a limit out of range."""
-    given = (METADATA.c.account_id == account_id, METADATA.c.key == key)
-    return _distinct(connection, METADATA.c.value, given, limit, starting_after)
-
-
-def _distinct(
-    connection: sa.Connection,
-    column: sa.Column[str],
-    given: Sequence[sa.ColumnElement[bool]],
-    limit: int,
-    starting_after: str | None,
-) -> Page[str]:
-    """One index search for each different value: DISTINCT would read the rows of all devboxes."""
-    if not 0 < limit <= MAX_PAGE:
-        raise errors.Invalid(f"cannot list metadata: limit {limit} is not between 1 and {MAX_PAGE}")
-    found: list[str] = []
-    last = starting_after
-    while len(found) <= limit:
-        further = [] if last is None else [column > last]
-        last = connection.execute(sa.select(sa.func.min(column)).where(*given, *further)).scalar()
-        if last is None:
-            break
-        found.append(last)
-    return Page(items=tuple(found[:limit]), has_more=len(found) > limit, total=None)
 
 
 def keep(connection: sa.Connection, devbox_id: str, kept: Kept | None, memory: Memory | None) -> None:
@@ -292,27 +224,6 @@ def begins_as(connection: sa.Connection, snapshot_id: str) -> bool:
     return connection.execute(sa.select(_C.id).where(*starting, origin == snapshot_id).limit(1)).first() is not None
 
 
-def relatives(connection: sa.Connection, devbox: Devbox) -> list[Relative]:
-    """The tree that a devbox is in, parents before children, at most MOST_RELATIVES below its root."""
-    root = devbox
-    for _ in range(MOST_RELATIVES):
-        parent = find(connection, root.parent_id) if root.parent_id is not None else None
-        if parent is None or parent.account_id != devbox.account_id:
-            break
-        root = parent
-    name, status = root.request.name, root.observed
-    found = [Relative(root.id, root.parent_id, name, status, root.created_at_ms)]
-    for one in found:
-        query = sa.select(_C.id, _C.parent_id, _C.name, _C.observed, _C.created_at_ms).where(_C.parent_id == one.id)
-        found += [
-            Relative(row.id, row.parent_id, row.name, Observed(row.observed), row.created_at_ms)
-            for row in connection.execute(query.order_by(_C.seq).limit(MOST_RELATIVES - len(found) + 1))
-        ]
-        if len(found) > MOST_RELATIVES:
-            break
-    return found[:MOST_RELATIVES]
-
-
 def live(connection: sa.Connection) -> dict[str, Observed]:
     """Every devbox that has not ended, of all accounts."""
     query = sa.select(_C.id, _C.observed).where(_C.ended_at_ms.is_(None))
@@ -335,72 +246,6 @@ def output_forgotten(connection: sa.Connection, devbox_ids: Sequence[str]) -> No
 
 def _missing(devbox_id: str) -> errors.NotFound:
     return errors.NotFound(f"cannot find devbox {devbox_id}: there is none with this id")
-
-
-def _cursor(connection: sa.Connection, account_id: str, devbox_id: str) -> int:
-    query = sa.select(_C.seq).where(_C.id == devbox_id, _C.account_id == account_id)
-    seq = connection.execute(query).scalar()
-    if seq is None:
-        raise errors.Invalid(f"cannot list devboxes: starting_after: there is no devbox {devbox_id} to start after")
-    return int(seq)
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """One index in the order of `seq`, each of whose rows is a devbox of a list if it meets `conditions`."""
-
-    source: sa.FromClause
-    seq: sa.ColumnElement[int]
-    conditions: Sequence[sa.ColumnElement[bool]]
-
-    def select(self, before: int | None) -> sa.Select[Any]:
-        """The devboxes, of those that are older than `before`."""
-        older = [] if before is None else [self.seq < before]
-        columns = (column for column in _C if column is not _C.seq)
-        return sa.select(self.seq.label("seq"), *columns).select_from(self.source).where(*self.conditions, *older)
-
-    def count(self) -> sa.Select[int]:
-        """How many there are."""
-        return sa.select(sa.func.count()).select_from(self.source).where(*self.conditions)
-
-
-def _ways(account_id: str, which: Filter) -> list[_Way]:
-    """How to find what a list shows, without reading all that matches before the first page can begin.
-
-    By metadata there is one way for each value that may match: a devbox has one of them only. A name and a state
-    that has not ended are rare among all devboxes that there ever were: then metadata is looked at row by row.
-    """
-    conditions: list[sa.ColumnElement[bool]] = []
-    if which.status is not None:
-        conditions.append(_C.observed == which.status.value)
-    if which.name is not None:
-        conditions.append(_C.name == which.name)
-    metadata = {key: [one] if isinstance(one, str) else [*dict.fromkeys(one)] for key, one in which.metadata.items()}
-    if not metadata or which.name is not None or which.status in LIVE:
-        has = [_has(account_id, key, values, _C.seq) for key, values in metadata.items()]
-        return [_Way(DEVBOXES, _C.seq, [_C.account_id == account_id, *conditions, *has])]
-    first = min(metadata, key=lambda key: len(metadata[key]))
-    one = METADATA.c
-    has = [_has(account_id, key, values, one.devbox_seq) for key, values in metadata.items() if key != first]
-    source = METADATA.join(DEVBOXES, one.devbox_seq == _C.seq)
-    mine = [one.account_id == account_id, one.key == first, *conditions, *has]
-    return [_Way(source, one.devbox_seq, [*mine, one.value == value]) for value in metadata[first]]
-
-
-def _has(account_id: str, key: str, values: Sequence[str], seq: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
-    """Whether the devbox has one of these values."""
-    one = METADATA.alias()
-    mine = (one.c.account_id == account_id, one.c.key == key, one.c.value.in_(values), one.c.devbox_seq == seq)
-    return sa.exists().where(*mine)
-
-
-def _insert_metadata(connection: sa.Connection, account_id: str, seq: int, metadata: Mapping[str, str]) -> None:
-    if metadata:
-        rows = [
-            {"account_id": account_id, "key": key, "value": value, "devbox_seq": seq}
-            for key, value in metadata.items()
-        ]
-        connection.execute(METADATA.insert(), rows)
 
 
 def _stored(one: Transition) -> list[Any]:

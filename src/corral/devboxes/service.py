@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -16,7 +16,7 @@ from corral.core import errors, events
 from corral.core.clock import Clock
 from corral.core.ids import Ids
 from corral.core.store.store import Store
-from corral.devboxes import alerts, docker, execution_rows, faults, file_calls, logs, rows, usage
+from corral.devboxes import alerts, docker, execution_rows, faults, file_calls, listing, logs, rows, usage
 from corral.devboxes.executions import Executions
 from corral.devboxes.file_calls import FileCall, FileCalls
 from corral.devboxes.files import Files
@@ -27,21 +27,21 @@ from corral.devboxes.model import (
     Devbox,
     DevboxRequest,
     Execution,
-    Kept,
     LogEntry,
     Observed,
     Origin,
     Page,
-    Parent,
     Reason,
     Relative,
     Usage,
 )
+from corral.devboxes.origins import Blueprints, Snapshots
 from corral.devboxes.parameters import check_files, check_launch, check_variables
 from corral.devboxes.ports import Ports
+from corral.devboxes.questions import Questions
 from corral.devboxes.sessions import Sessions
 from corral.devboxes.ssh.keys import SshKeys
-from corral.devboxes.tables import request_of_kept, request_to_keep
+from corral.devboxes.tables import request_of_kept
 from corral.devboxes.tunnels import PtyTunnels
 from corral.devboxes.vitals import Vitals
 from corral.devboxes.wire import CodeMountParameters, Command, FilePath, Filled, LaunchParameters
@@ -87,33 +87,7 @@ _ASLEEP: Final = frozenset({Observed.SUSPENDING, Observed.SUSPENDED})
 _BY_API: Final = rows.Step((Observed.SHUTDOWN,), Reason.API_SHUTDOWN, desired=Desired.SHUTDOWN)
 
 
-class Snapshots(Protocol):
-    """What devboxes have to know of snapshots. Each call runs in the transaction of its caller."""
-
-    def require(self, connection: sa.Connection, account_id: str, snapshot_id: str) -> Parent:
-        """What it is of. Raises errors.CorralError unless the account's devboxes can begin as it."""
-
-    def require_remote(self) -> None:
-        """Raise errors.NotOffered when disks cannot be copied to an object store."""
-
-    def begin(self, connection: sa.Connection, devbox: Devbox) -> str:
-        """Have the devbox copied for others that are made in this transaction; the snapshot goes once they run."""
-
-    def in_progress(self, connection: sa.Connection, devbox_id: str) -> bool:
-        """Whether the devbox is about to be copied."""
-
-
-class Blueprints(Protocol):
-    """What devboxes have to know of blueprints. Each call runs in the transaction of its caller."""
-
-    def by_id(self, connection: sa.Connection, account_id: str, blueprint_id: str) -> Origin:
-        """The account's blueprint. Raises errors.CorralError unless devboxes can begin as it."""
-
-    def by_name(self, connection: sa.Connection, account_id: str, name: str) -> Origin:
-        """Of the account's blueprints of this name the latest one that was built. Raises errors.CorralError."""
-
-
-class Devboxes:
+class Devboxes(Questions):
     """See the methods. All raise errors.NotFound for what is not the account's."""
 
     def __init__(
@@ -233,7 +207,7 @@ class Devboxes:
         """The tree of devboxes that it is in, by whose disk each began as, parents before children; at most 1,000."""
 
         def find(connection: sa.Connection) -> tuple[Relative, ...]:
-            return tuple(rows.relatives(connection, rows.get(connection, account_id, devbox_id)))
+            return tuple(listing.relatives(connection, rows.get(connection, account_id, devbox_id)))
 
         return await self._store.read(find)
 
@@ -273,38 +247,6 @@ class Devboxes:
 
         return await self._store.write(change)
 
-    def require_disk(self, connection: sa.Connection, account_id: str, devbox_id: str, verb: str) -> None:
-        """As `require_running`, but a suspended one has a disk as well."""
-        if rows.get(connection, account_id, devbox_id).observed is not Observed.SUSPENDED:
-            rows.require_running(connection, account_id, devbox_id, verb)
-
-    def asleep(self, connection: sa.Connection, devbox_id: str) -> Kept | None:
-        """In the caller's transaction: what is kept of the devbox's box, None unless it is suspended."""
-        devbox = rows.find(connection, devbox_id)
-        return devbox.kept if devbox is not None and devbox.observed is Observed.SUSPENDED else None
-
-    def keeping(self, connection: sa.Connection) -> set[str]:
-        """In the caller's transaction: devboxes whose disk is, or may be, kept apart from a box."""
-        return rows.keeping(connection)
-
-    def kept_layers(self, connection: sa.Connection) -> set[contract.Layer]:
-        """In the caller's transaction: layers below disks that are kept apart from a box."""
-        return rows.kept_layers(connection)
-
-    def copied_often(self, connection: sa.Connection) -> list[tuple[Devbox, int]]:
-        """In the caller's transaction: devboxes that run and want to be copied every so many seconds."""
-        return rows.copied_often(connection)
-
-    def has_ended(self, connection: sa.Connection, devbox_id: str) -> bool:
-        """In the caller's transaction: whether the devbox will not run again, or is not known."""
-        devbox = rows.find(connection, devbox_id)
-        return devbox is None or devbox.observed in ENDED
-
-    def request_of(self, connection: sa.Connection, devbox_id: str) -> dict[str, object]:
-        """In the caller's transaction: what a devbox was asked for with, for `create_again`; {} if it is not known."""
-        devbox = rows.find(connection, devbox_id)
-        return {} if devbox is None else request_to_keep(devbox.request)
-
     async def create_again(self, account_id: str, kept: Mapping[str, object], snapshot_id: str) -> Devbox:
         """As `create`, of a request that `request_of` gave, on this node or another one, but beginning as a snapshot.
 
@@ -318,14 +260,6 @@ class Devboxes:
             ) from error
         again = replace(request, snapshot_id=snapshot_id, launch_commands=(), files={}, object_mounts=())
         return await self.create(account_id, again)
-
-    def begins_as(self, connection: sa.Connection, snapshot_id: str) -> bool:
-        """In the caller's transaction: whether a devbox still waits for a box that begins as the snapshot."""
-        return rows.begins_as(connection, snapshot_id)
-
-    def of_blueprint(self, connection: sa.Connection, blueprint_id: str) -> bool:
-        """In the caller's transaction: whether the image of the blueprint lies below a devbox that has not ended."""
-        return rows.of_blueprint(connection, blueprint_id)
 
     async def get(self, account_id: str, devbox_id: str) -> Devbox:
         """The devbox as it is now."""
@@ -347,27 +281,29 @@ class Devboxes:
         Of `metadata` every key must match; a key with several values matches one of them.
         Raises errors.Invalid for a limit out of range or an unknown cursor.
         """
-        which = rows.Filter(status=status, name=name, metadata=metadata or {})
+        which = listing.Filter(status=status, name=name, metadata=metadata or {})
         return await self._store.read(
-            lambda connection: rows.page(
+            lambda connection: listing.page(
                 connection, account_id, which, limit=limit, starting_after=starting_after, count=count
             )
         )
 
     async def metadata_keys(
-        self, account_id: str, *, limit: int = rows.METADATA_PAGE, starting_after: str | None = None
+        self, account_id: str, *, limit: int = listing.METADATA_PAGE, starting_after: str | None = None
     ) -> Page[str]:
         """Metadata keys of the account's devboxes, ended ones too, in order, from the one after `starting_after`."""
         return await self._store.read(
-            lambda connection: rows.metadata_keys(connection, account_id, limit=limit, starting_after=starting_after)
+            lambda connection: listing.metadata_keys(
+                connection, account_id, limit=limit, starting_after=starting_after
+            )
         )
 
     async def metadata_values(
-        self, account_id: str, key: str, *, limit: int = rows.METADATA_PAGE, starting_after: str | None = None
+        self, account_id: str, key: str, *, limit: int = listing.METADATA_PAGE, starting_after: str | None = None
     ) -> Page[str]:
         """As `metadata_keys`, the values of one key; none for a key that no devbox has."""
         return await self._store.read(
-            lambda connection: rows.metadata_values(
+            lambda connection: listing.metadata_values(
                 connection, account_id, key, limit=limit, starting_after=starting_after
             )
         )
@@ -417,10 +353,6 @@ class Devboxes:
             return rows.transition(connection, devbox_id, rows.LIVE, _BY_API, self._clock.now_ms()) or devbox
 
         return await self._store.write(end)
-
-    def require_running(self, connection: sa.Connection, account_id: str, devbox_id: str, verb: str) -> None:
-        """In the caller's transaction: raise errors.WrongState `cannot <verb> devbox …` unless it runs."""
-        rows.require_running(connection, account_id, devbox_id, verb)
 
     async def keep_alive(self, account_id: str, devbox_id: str) -> None:
         """Count as activity for the idle timer. Raises errors.WrongState when the devbox is not running."""

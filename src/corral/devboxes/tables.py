@@ -11,6 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from corral.core.store import schema
+from corral.core.store.metadata import MetadataTable
 from corral.devboxes.model import (
     Desired,
     Devbox,
@@ -70,17 +71,7 @@ DEVBOXES: Final = sa.Table(
     sqlite_autoincrement=True,
 )
 
-#: Metadata once more, one row a key, so that a filter is an index search.
-METADATA: Final = sa.Table(
-    "devbox_metadata",
-    schema.METADATA,
-    sa.Column("account_id", sa.Text, primary_key=True),
-    sa.Column("key", sa.Text, primary_key=True),
-    sa.Column("value", sa.Text, primary_key=True),
-    sa.Column("devbox_seq", sa.ForeignKey("devboxes.seq", ondelete="CASCADE"), primary_key=True),
-    sa.Index("ix_devbox_metadata_devbox_seq", "devbox_seq"),
-    sqlite_with_rowid=False,
-)
+METADATA: Final = MetadataTable("devbox", DEVBOXES)
 
 EXECUTIONS: Final = sa.Table(
     "executions",

@@ -1,4 +1,4 @@
-"""Response schemas of devboxes, executions and files, and the making of them from the model.
+"""Response schemas of devboxes and files, and the making of them from the model.
 
 Owns the names and shapes of answers: the dialect's fields, and Corral's own beside them. Must not decide anything.
 """
@@ -157,44 +157,11 @@ class LogListView(View):
     logs: list[LogView]
 
 
-class OutputView(View):
-    """A piece of output; `offset` in bytes is where the next one begins."""
-
-    output: str
-    offset: int
-
-
 class EvictionView(View):
     """A devbox that will be suspended."""
 
     devbox_id: str
     eviction_deadline_ms: int
-
-
-class ExecutionView(View):
-    """A command. Output is the last lines, once it has completed; all of it can be streamed."""
-
-    devbox_id: str
-    execution_id: str
-    status: wire.ExecutionStatus
-    exit_status: int | None = None
-    stdout: str | None = None
-    stderr: str | None = None
-    stdout_truncated: bool | None = None
-    stderr_truncated: bool | None = None
-    shell_name: str | None = None
-    command: str
-    lost: bool = False
-    message: str | None = None
-    create_time_ms: int
-    end_time_ms: int | None = None
-
-
-class PtyTunnelView(View):
-    """A way to a devbox's terminals: at `13-{tunnel_key}.tunnel.<domain>`, with the token as a bearer."""
-
-    tunnel_key: str
-    auth_token: str
 
 
 class SshKeyView(View):
@@ -209,55 +176,6 @@ class SshKeyView(View):
     ssh_private_key: str
     ssh_port: int
     ssh_host_key: str
-
-
-class PtyConnectView(View):
-    """A session, and where its WebSocket is."""
-
-    session_name: str
-    connect_url: str
-    created: bool
-    attached: bool
-    cols: int
-    rows: int
-    idle_ttl_seconds: int
-    protocol_version: str
-    status: str
-
-
-class PtyControlResultView(View):
-    """What was asked of a session has been done."""
-
-    session_name: str
-    status: str
-
-
-class ExecutionListView(View):
-    """One page, newest first, without output."""
-
-    executions: list[ExecutionView]
-    has_more: bool
-    total_count: int | None = None
-
-
-class ExecutionDetailView(View):
-    """A command that has ended."""
-
-    devbox_id: str
-    exit_status: int
-    stdout: str
-    stderr: str
-    stdout_truncated: bool = False
-    stderr_truncated: bool = False
-    shell_name: str | None = None
-
-
-class SendStdInView(View):
-    """The input has been written."""
-
-    devbox_id: str
-    execution_id: str
-    success: bool
 
 
 class FileView(View):
@@ -375,28 +293,6 @@ def log_view(entry: model.LogEntry) -> LogView:
 def log_tail_view(entry: model.LogEntry, cursor: str) -> LogTailView:
     """A log line as those who follow the log see it."""
     return LogTailView(**log_view(entry).model_dump(), cursor=cursor)
-
-
-def execution_view(
-    execution: model.Execution, stdout: tuple[str, bool] | None = None, stderr: tuple[str, bool] | None = None
-) -> ExecutionView:
-    """The execution as clients see it; `stdout` and `stderr` are text and whether there is more of it."""
-    return ExecutionView(
-        devbox_id=execution.devbox_id,
-        execution_id=execution.id,
-        status=execution.status.value,
-        exit_status=execution.exit_code,
-        stdout=stdout[0] if stdout else None,
-        stderr=stderr[0] if stderr else None,
-        stdout_truncated=(stdout[1] or execution.stdout_cut) if stdout else None,
-        stderr_truncated=(stderr[1] or execution.stderr_cut) if stderr else None,
-        shell_name=execution.shell_name,
-        command=execution.command,
-        lost=execution.lost,
-        message=execution.message or None,
-        create_time_ms=execution.created_at_ms,
-        end_time_ms=execution.ended_at_ms,
-    )
 
 
 def file_view(info: contract.FileInfo) -> FileView:

@@ -1,13 +1,11 @@
-"""Request and response schemas of devboxes, executions and files: the dialect's fields, and Corral's own beside them.
+"""Request schemas of devboxes and files: the dialect's fields, and Corral's own beside them.
 
-Owns the names and shapes on the wire and the making of views. Must not decide anything: rules that need more than one
-field are in `launch`.
+Owns the names and shapes on the wire. Must not decide anything: rules that need more than one field are in
+`parameters`.
 """
 
 from __future__ import annotations
 
-import re
-import uuid
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
@@ -25,21 +23,16 @@ MOST_FORKS: Final = 100
 DEVBOX_ID: Final = r"^dbx_[0-9A-Za-z]{21}$"
 SNAPSHOT_ID: Final = r"^snp_[0-9A-Za-z]{21}$"
 OBJECT_ID: Final = r"^obj_[0-9A-Za-z]{21}$"
-EXECUTION_ID: Final = r"^[0-9A-Za-z_-]{1,64}$"
 #: Of a cursor in a log; it grows with the commands that run at once.
 CURSOR: Final = r"^[0-9A-Za-z_.~-]+$"
 CURSOR_CHARS: Final = 12 * 1024
 #: Of a metadata key or value to start after: with every character escaped it still fits into a query.
 AFTER_CHARS: Final = 1024
 
-SESSION_NAME: Final = r"^[0-9A-Za-z_-]{1,256}$"
 #: Seconds between two copies of a devbox's disk to the object store.
 LEAST_EVERY: Final = 10
 MOST_EVERY: Final = 7 * 24 * 3600
-MOST_CELLS: Final = 1000
 MOST_PORTS: Final = 65_535
-
-_SHELL_NAME: Final = re.compile(r"[^\x00-\x1f]{1,256}")
 
 
 def _no_nul(value: str) -> str:
@@ -68,32 +61,16 @@ def _path(value: str) -> str:
     return _no_nul(value)
 
 
-def _command_id(value: str) -> str:
-    try:
-        return str(uuid.UUID(value))
-    except ValueError:
-        raise ValueError("must be a UUID, version 7 by preference") from None
-
-
-def _shell_name(value: str) -> str:
-    if not _SHELL_NAME.fullmatch(value):
-        raise ValueError("must be 1 to 256 printable characters")
-    return value
-
-
 Filled = Annotated[Text, AfterValidator(_not_blank)]
 Command = Annotated[Text, AfterValidator(_command)]
 FilePath = Annotated[Text, AfterValidator(_path)]
-CommandId = Annotated[str, AfterValidator(_command_id)]
 Port = Annotated[int, Field(ge=0, le=MOST_PORTS)]
-ShellName = Annotated[Text, AfterValidator(_shell_name)]
 Name = Annotated[Text, Field(max_length=NAME_CHARS)]
 
 DevboxStatus = Literal[
     "scheduled", "queued", "provisioning", "initializing", "running", "suspending", "suspended", "resuming", "failure",
     "shutdown",
 ]  # fmt: skip
-ExecutionStatus = Literal["queued", "running", "completed"]
 Size = Literal["X_SMALL", "SMALL", "MEDIUM", "LARGE", "X_LARGE", "XX_LARGE", "CUSTOM_SIZE"]
 Architecture = Literal["x86_64", "arm64"]
 
@@ -292,71 +269,7 @@ class WaitBody(Body):
     timeout_seconds: Annotated[float, Field(ge=0, le=30)] | None = None
 
 
-# ---------------------------------------------------------------- executions and files
-
-
-class ExecuteBody(Body):
-    """A command to run, and how long to wait for its end in seconds. The command goes on after that."""
-
-    command: Command
-    command_id: CommandId | None = None
-    optimistic_timeout: Annotated[float, Field(ge=0, le=25)] | None = None
-    shell_name: ShellName | None = None
-    attach_stdin: Literal[False] | None = None
-
-
-class ExecuteAsyncBody(Body):
-    """A command to run. With `attach_stdin` its standard input stays open for send_std_in."""
-
-    command: Command
-    attach_stdin: bool | None = None
-    shell_name: ShellName | None = None
-
-
-class ExecuteSyncBody(Body):
-    """A command to run to its end."""
-
-    command: Command
-    attach_stdin: Literal[False] | None = None
-    shell_name: ShellName | None = None
-
-
-class WaitForCommandBody(Body):
-    """Statuses to wait for, and how long in seconds."""
-
-    statuses: Annotated[list[ExecutionStatus], Field(min_length=1, max_length=20)]
-    timeout_seconds: Annotated[float, Field(ge=0, le=25)] | None = None
-
-
-class KillBody(Body):
-    """Whether the whole process group gets the signal."""
-
-    kill_process_group: bool | None = None
-
-
-class SendStdInBody(Body):
-    """Exactly one of both."""
-
-    text: Annotated[Text, Field(min_length=1)] | None = None
-    signal: Literal["EOF", "INTERRUPT"] | None = None
-
-
-class TerminalBody(Body):
-    """Size of the terminal in characters, and what runs on it; a login shell when left out."""
-
-    cols: Annotated[int, Field(ge=1, le=MOST_CELLS)] = 80
-    rows: Annotated[int, Field(ge=1, le=MOST_CELLS)] = 24
-    command: Command | None = None
-    session: Annotated[str, Field(pattern=SESSION_NAME)] | None = None
-
-
-class PtyControlBody(Body):
-    """What to do with a session. The other fields count for the action that needs them."""
-
-    action: Literal["resize", "signal", "close"]
-    cols: int | None = None
-    rows: int | None = None
-    signal: Annotated[Text, Field(max_length=64)] | None = None
+# ---------------------------------------------------------------- files
 
 
 class ReadFileBody(Body):

@@ -18,13 +18,11 @@ from corral.images.tables import SNAPSHOT_METADATA, SNAPSHOTS, snapshot_from_row
 from corral.runtime.contract import Layer
 
 MAX_PAGE: Final = 5000
-MOST_METADATA: Final = 1000
 
 #: What lists show: those that can be used, or soon can.
 SHOWN: Final = frozenset({SnapshotStatus.IN_PROGRESS, SnapshotStatus.COMPLETE})
 
 _C = SNAPSHOTS.c
-_M = SNAPSHOT_METADATA.c
 
 
 def insert(
@@ -63,7 +61,7 @@ def insert(
         "source_blueprint_id": blueprint_id,
     }
     seq = connection.execute(SNAPSHOTS.insert().returning(_C.seq), values).scalar_one()
-    _insert_metadata(connection, account_id, seq, wish.metadata)
+    SNAPSHOT_METADATA.insert(connection, account_id, seq, wish.metadata)
     _tell(connection, snapshot_id, SnapshotStatus.IN_PROGRESS, at_ms)
     return snapshot_from_row(values)
 
@@ -136,8 +134,7 @@ def update(connection: sa.Connection, snapshot: Snapshot, given: Mapping[str, An
     """Replace name, commit_message or metadata, those that are in `given`."""
     row = connection.execute(sa.select(SNAPSHOTS).where(_C.id == snapshot.id)).mappings().one()
     if "metadata" in given:
-        connection.execute(SNAPSHOT_METADATA.delete().where(_M.snapshot_seq == row["seq"]))
-        _insert_metadata(connection, snapshot.account_id, row["seq"], given["metadata"])
+        SNAPSHOT_METADATA.replace(connection, snapshot.account_id, row["seq"], given["metadata"])
     if given:
         connection.execute(SNAPSHOTS.update().where(_C.seq == row["seq"]), dict(given))
         events.append(connection, at_ms=at_ms, subject=snapshot.id, kind="snapshot.updated", data=dict(given))
@@ -205,13 +202,13 @@ def page(
 
 
 def metadata_keys(connection: sa.Connection, account_id: str) -> list[str]:
-    """Different keys, in order, at most MOST_METADATA."""
-    return lists.metadata_keys(connection, SNAPSHOT_METADATA, account_id, MOST_METADATA)
+    """Different keys, in order, at most a page of them."""
+    return SNAPSHOT_METADATA.keys(connection, account_id)[0]
 
 
 def metadata_values(connection: sa.Connection, account_id: str, key: str) -> list[str]:
-    """Different values of a key, in order, at most MOST_METADATA."""
-    return lists.metadata_values(connection, SNAPSHOT_METADATA, account_id, key, MOST_METADATA)
+    """Different values of a key, in order, at most a page of them."""
+    return SNAPSHOT_METADATA.values(connection, account_id, key)[0]
 
 
 def _conditions(account_id: str, which: Filter) -> list[sa.ColumnElement[bool]]:
@@ -224,10 +221,7 @@ def _conditions(account_id: str, which: Filter) -> list[sa.ColumnElement[bool]]:
         conditions.append(_C.devbox_id == which.devbox_id)
     if which.blueprint_id is not None:
         conditions.append(_C.source_blueprint_id == which.blueprint_id)
-    for key, wanted in which.metadata.items():
-        values = [wanted] if isinstance(wanted, str) else list(wanted)
-        matching = sa.select(_M.snapshot_seq).where(_M.account_id == account_id, _M.key == key, _M.value.in_(values))
-        conditions.append(_C.seq.in_(matching))
+    conditions += [SNAPSHOT_METADATA.has(account_id, key, values, _C.seq) for key, values in which.metadata.items()]
     return conditions
 
 
@@ -239,15 +233,6 @@ def _move(
         return False
     _tell(connection, snapshot_id, SnapshotStatus(changes["status"]), at_ms)
     return True
-
-
-def _insert_metadata(connection: sa.Connection, account_id: str, seq: int, metadata: Mapping[str, str]) -> None:
-    if metadata:
-        rows = [
-            {"account_id": account_id, "key": key, "value": value, "snapshot_seq": seq}
-            for key, value in metadata.items()
-        ]
-        connection.execute(SNAPSHOT_METADATA.insert(), rows)
 
 
 def _tell(connection: sa.Connection, snapshot_id: str, status: SnapshotStatus, at_ms: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from corral.core.store import schema
+from corral.core.store.metadata import MetadataTable
 from corral.images.model import RemoteCopy, RemoteState, Snapshot, SnapshotStatus, SnapshotWish
 from corral.runtime.contract import Layer
 
@@ -49,17 +50,7 @@ SNAPSHOTS: Final = sa.Table(
     sqlite_autoincrement=True,
 )
 
-#: Metadata once more, one row a key, so that a filter is an index search.
-SNAPSHOT_METADATA: Final = sa.Table(
-    "snapshot_metadata",
-    schema.METADATA,
-    sa.Column("account_id", sa.Text, primary_key=True),
-    sa.Column("key", sa.Text, primary_key=True),
-    sa.Column("value", sa.Text, primary_key=True),
-    sa.Column("snapshot_seq", sa.ForeignKey("snapshots.seq", ondelete="CASCADE"), primary_key=True),
-    sa.Index("ix_snapshot_metadata_snapshot_seq", "snapshot_seq"),
-    sqlite_with_rowid=False,
-)
+SNAPSHOT_METADATA: Final = MetadataTable("snapshot", SNAPSHOTS)
 
 
 #: `automatic` ones were made because a devbox asked for one every so often. `kept` is false once nothing of it is in

@@ -16,7 +16,6 @@ from corral.storage.model import ObjectFilter, ObjectPage, ObjectState, ObjectWi
 from corral.storage.tables import OBJECT_METADATA, OBJECTS, object_from_row
 
 MAX_PAGE: Final = 5000
-MOST_METADATA: Final = 1000
 
 #: Rows that one look takes of what is due.
 BATCH: Final = 500
@@ -26,7 +25,6 @@ SHOWN: Final = (ObjectState.UPLOADING, ObjectState.READ_ONLY, ObjectState.ERROR)
 LIVE: Final = (ObjectState.UPLOADING, ObjectState.READ_ONLY)
 
 _C = OBJECTS.c
-_M = OBJECT_METADATA.c
 
 
 def insert(
@@ -52,12 +50,7 @@ def insert(
         "kept": True,
     }
     seq = connection.execute(OBJECTS.insert().returning(_C.seq), values).scalar_one()
-    if wish.metadata:
-        rows = [
-            {"account_id": account_id, "key": key, "value": value, "object_seq": seq}
-            for key, value in wish.metadata.items()
-        ]
-        connection.execute(OBJECT_METADATA.insert(), rows)
+    OBJECT_METADATA.insert(connection, account_id, seq, wish.metadata)
     _tell(connection, object_id, state, at_ms)
     return object_from_row(values)
 
@@ -174,13 +167,13 @@ def page(
 
 
 def metadata_keys(connection: sa.Connection, account_id: str) -> list[str]:
-    """Different keys, in order, at most MOST_METADATA."""
-    return lists.metadata_keys(connection, OBJECT_METADATA, account_id, MOST_METADATA)
+    """Different keys, in order, at most a page of them."""
+    return OBJECT_METADATA.keys(connection, account_id)[0]
 
 
 def metadata_values(connection: sa.Connection, account_id: str, key: str) -> list[str]:
-    """Different values of a key, in order, at most MOST_METADATA."""
-    return lists.metadata_values(connection, OBJECT_METADATA, account_id, key, MOST_METADATA)
+    """Different values of a key, in order, at most a page of them."""
+    return OBJECT_METADATA.values(connection, account_id, key)[0]
 
 
 def _conditions(account_id: str, which: ObjectFilter) -> list[sa.ColumnElement[bool]]:

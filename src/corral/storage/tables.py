@@ -11,6 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from corral.core.store import schema
+from corral.core.store.metadata import MetadataTable
 from corral.storage.model import ContentType, ObjectState, StoredObject
 
 #: What a query or an insert has of a row.
@@ -40,17 +41,7 @@ OBJECTS: Final = sa.Table(
     sqlite_autoincrement=True,
 )
 
-#: Metadata once more, one row a key, so that keys and values are listed by an index.
-OBJECT_METADATA: Final = sa.Table(
-    "object_metadata",
-    schema.METADATA,
-    sa.Column("account_id", sa.Text, primary_key=True),
-    sa.Column("key", sa.Text, primary_key=True),
-    sa.Column("value", sa.Text, primary_key=True),
-    sa.Column("object_seq", sa.ForeignKey("objects.seq", ondelete="CASCADE"), primary_key=True),
-    sa.Index("ix_object_metadata_object_seq", "object_seq"),
-    sqlite_with_rowid=False,
-)
+OBJECT_METADATA: Final = MetadataTable("object", OBJECTS)
 
 
 def object_from_row(row: Row) -> StoredObject:

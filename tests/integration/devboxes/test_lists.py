@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from corral.core import errors
-from corral.devboxes import rows
+from corral.devboxes import listing, rows
 from corral.devboxes.model import DevboxRequest, Observed, Reason
+from corral.images import snapshot_rows
 from tests.integration.devboxes.stack import ACCOUNT, Stack
 
 N = 60
@@ -92,33 +93,57 @@ async def test_a_cursor_of_nobody_or_of_another_account_is_refused(full: Stack) 
 @pytest.mark.parametrize(
     ("which", "index"),
     [
-        (rows.Filter(), "ix_devboxes_account_id_seq"),
-        (rows.Filter(status=Observed.RUNNING), "ix_devboxes_account_id_observed_seq"),
-        (rows.Filter(name="x"), "ix_devboxes_account_id_name_seq"),
-        (rows.Filter(metadata={"a": "b"}), "devbox_metadata USING PRIMARY KEY"),
-        (rows.Filter(metadata={"a": ("b", "c")}), "devbox_metadata USING PRIMARY KEY"),
-        (rows.Filter(metadata={"a": ("b", "c"), "d": "e"}), "devbox_metadata USING PRIMARY KEY"),
-        (rows.Filter(status=Observed.SHUTDOWN, metadata={"a": "b"}), "devbox_metadata USING PRIMARY KEY"),
-        (rows.Filter(status=Observed.RUNNING, metadata={"a": "b"}), "ix_devboxes_account_id_observed_seq"),
-        (rows.Filter(name="x", metadata={"a": "b"}), "ix_devboxes_account_id_name_seq"),
+        (listing.Filter(), "ix_devboxes_account_id_seq"),
+        (listing.Filter(status=Observed.RUNNING), "ix_devboxes_account_id_observed_seq"),
+        (listing.Filter(name="x"), "ix_devboxes_account_id_name_seq"),
+        (listing.Filter(metadata={"a": "b"}), "devbox_metadata USING PRIMARY KEY"),
+        (listing.Filter(metadata={"a": ("b", "c")}), "devbox_metadata USING PRIMARY KEY"),
+        (listing.Filter(metadata={"a": ("b", "c"), "d": "e"}), "devbox_metadata USING PRIMARY KEY"),
+        (listing.Filter(status=Observed.SHUTDOWN, metadata={"a": "b"}), "devbox_metadata USING PRIMARY KEY"),
+        (listing.Filter(status=Observed.RUNNING, metadata={"a": "b"}), "ix_devboxes_account_id_observed_seq"),
+        (listing.Filter(name="x", metadata={"a": "b"}), "ix_devboxes_account_id_name_seq"),
     ],
 )
-async def test_no_list_reads_or_sorts_a_whole_table(full: Stack, which: rows.Filter, index: str) -> None:
+async def test_no_list_reads_or_sorts_a_whole_table(full: Stack, which: listing.Filter, index: str) -> None:
+    plans = await _plans(
+        full,
+        lambda connection: listing.page(connection, ACCOUNT, which, limit=20, starting_after="dbx_030", count=True),
+    )
+    assert any(index in plan for plan in plans)
+    assert not [plan for plan in plans if plan.startswith("SCAN") or "TEMP B-TREE" in plan]
+
+
+async def test_no_list_of_snapshots_or_of_metadata_reads_or_sorts_a_whole_table(full: Stack) -> None:
+    which = snapshot_rows.Filter(metadata={"a": "b", "c": ("d", "e")})
+    plans = await _plans(
+        full,
+        lambda connection: snapshot_rows.page(connection, ACCOUNT, which, limit=20, starting_after=None, count=True),
+        lambda connection: snapshot_rows.metadata_keys(connection, ACCOUNT),
+        lambda connection: snapshot_rows.metadata_values(connection, ACCOUNT, "a"),
+    )
+    every_column = "ix_snapshot_metadata_snapshot_seq (snapshot_seq=? AND account_id=? AND key=? AND value=?)"
+    assert any("ix_snapshots_account_id_seq" in plan for plan in plans)
+    assert any(every_column in plan for plan in plans)
+    assert not [plan for plan in plans if plan.startswith("SCAN") or "TEMP B-TREE" in plan]
+
+
+async def _plans(stack: Stack, *reads: Callable[[sa.Connection], object]) -> list[str]:
+    """How the database goes about the statements of these reads."""
     plans: list[str] = []
 
     def explain(connection: sa.Connection) -> None:
-        def before(_conn: object, cursor: object, statement: str, parameters: Any, *_rest: object) -> None:
+        def before(_conn: object, _cursor: object, statement: str, parameters: Any, *_rest: object) -> None:
             if statement.startswith("SELECT"):
                 found = connection.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
                 plans.extend(row[3] for row in found.fetchall())
 
         sa.event.listen(connection, "before_cursor_execute", before)
-        rows.page(connection, ACCOUNT, which, limit=20, starting_after="dbx_030", count=True)
+        for read in reads:
+            read(connection)
         sa.event.remove(connection, "before_cursor_execute", before)
 
-    await full.store.read(explain)
-    assert any(index in plan for plan in plans)
-    assert not [plan for plan in plans if plan.startswith("SCAN") or "TEMP B-TREE" in plan]
+    await stack.store.read(explain)
+    return plans
 
 
 async def test_live_rows_are_found_by_their_own_index(full: Stack) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import pytest
 import sqlalchemy as sa
 
-from corral.devboxes import rows
+from corral.devboxes import listing, rows
 from corral.devboxes.model import DevboxRequest, Observed, Page, Reason
 from tests.integration.devboxes.stack import ACCOUNT, Stack
 
@@ -18,18 +18,18 @@ LIMIT: Final = 100
 
 #: Which devboxes, and how many of them there are.
 FILTERS: Final = [
-    (rows.Filter(), N),
-    (rows.Filter(status=Observed.SHUTDOWN), N - N // 100),
-    (rows.Filter(status=Observed.PROVISIONING), N // 100),
-    (rows.Filter(name="box-0"), N // 5),
-    (rows.Filter(metadata={"all": "1"}), N),
-    (rows.Filter(metadata={"half": "1"}), N // 2),
-    (rows.Filter(metadata={"one": "7"}), 1),
-    (rows.Filter(metadata={"half": ("0", "1")}), N),
-    (rows.Filter(metadata={"one": tuple(str(one) for one in range(99))}), 99),
-    (rows.Filter(metadata={"all": "1", "half": "0"}), N // 2),
-    (rows.Filter(status=Observed.SHUTDOWN, metadata={"all": "1"}), N - N // 100),
-    (rows.Filter(status=Observed.PROVISIONING, metadata={"all": "1"}), N // 100),
+    (listing.Filter(), N),
+    (listing.Filter(status=Observed.SHUTDOWN), N - N // 100),
+    (listing.Filter(status=Observed.PROVISIONING), N // 100),
+    (listing.Filter(name="box-0"), N // 5),
+    (listing.Filter(metadata={"all": "1"}), N),
+    (listing.Filter(metadata={"half": "1"}), N // 2),
+    (listing.Filter(metadata={"one": "7"}), 1),
+    (listing.Filter(metadata={"half": ("0", "1")}), N),
+    (listing.Filter(metadata={"one": tuple(str(one) for one in range(99))}), 99),
+    (listing.Filter(metadata={"all": "1", "half": "0"}), N // 2),
+    (listing.Filter(status=Observed.SHUTDOWN, metadata={"all": "1"}), N - N // 100),
+    (listing.Filter(status=Observed.PROVISIONING, metadata={"all": "1"}), N // 100),
 ]
 
 #: A page, whichever of the list and however long that is, takes at most so many times the steps of a page of all.
@@ -62,7 +62,7 @@ def name(number: int) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_every_page_of_a_long_list_costs_about_the_same_with_every_filter(long: Stack) -> None:
-    usual = (await pages(long, rows.Filter()))[0][1]
+    usual = (await pages(long, listing.Filter()))[0][1]
     for which, size in FILTERS:
         found = await pages(long, which)
         ids = [devbox.id for page, _ in found for devbox in page.items]
@@ -72,7 +72,7 @@ async def test_every_page_of_a_long_list_costs_about_the_same_with_every_filter(
         assert max(steps) <= TIMES * usual, f"{which}: {max(steps)} steps, a page of all takes {usual}"
 
 
-async def pages(stack: Stack, which: rows.Filter) -> list[tuple[Page[Any], int]]:
+async def pages(stack: Stack, which: listing.Filter) -> list[tuple[Page[Any], int]]:
     """Every page with what it cost."""
     found: list[tuple[Page[Any], int]] = []
     after = None
@@ -88,7 +88,7 @@ async def pages(stack: Stack, which: rows.Filter) -> list[tuple[Page[Any], int]]
             database = cast("sqlite3.Connection", connection.connection.dbapi_connection)
             database.set_progress_handler(step, 1)
             try:
-                page = rows.page(connection, ACCOUNT, which, limit=LIMIT, starting_after=after, count=False)
+                page = listing.page(connection, ACCOUNT, which, limit=LIMIT, starting_after=after, count=False)
             finally:
                 database.set_progress_handler(None, 1)
             return page, steps

@@ -1,6 +1,6 @@
-"""Lists of an account's rows as the dialect has them: pages, newest first, and the metadata that there is.
+"""Lists of an account's rows as the dialect has them: pages, newest first.
 
-Tables have the columns `id`, `account_id` and `seq`, those of metadata `account_id`, `key` and `value`.
+Tables have the columns `id`, `account_id` and `seq`.
 """
 
 from __future__ import annotations
@@ -43,17 +43,3 @@ def newest_first(
     if count:
         total = connection.execute(sa.select(sa.func.count()).select_from(table).where(*conditions)).scalar_one()
     return found[:limit], len(found) > limit, total
-
-
-def metadata_keys(connection: sa.Connection, table: sa.Table, account_id: str, most: int) -> list[str]:
-    """Different keys, in order, at most `most`."""
-    key = table.c["key"]
-    query = sa.select(key).where(table.c.account_id == account_id).distinct().order_by(key).limit(most)
-    return list(connection.execute(query).scalars())
-
-
-def metadata_values(connection: sa.Connection, table: sa.Table, account_id: str, key: str, most: int) -> list[str]:
-    """Different values of a key, in order, at most `most`."""
-    value = table.c["value"]
-    query = sa.select(value).where(table.c.account_id == account_id, table.c["key"] == key).distinct()
-    return list(connection.execute(query.order_by(value).limit(most)).scalars())

@@ -25,10 +25,8 @@ from corral.images.blueprints.tables import BLUEPRINT_METADATA, BLUEPRINTS, blue
 from corral.images.builds.model import BuildFailure
 
 MAX_PAGE: Final = 5000
-MOST_METADATA: Final = 1000
 
 _C = BLUEPRINTS.c
-_M = BLUEPRINT_METADATA.c
 _CREATED: Final = _C.state == BlueprintState.CREATED.value
 _BUILT: Final = _C.status == BlueprintStatus.BUILD_COMPLETE.value
 
@@ -79,12 +77,7 @@ def insert(
         **standing.to_row(),
     }
     seq = connection.execute(BLUEPRINTS.insert().returning(_C.seq), values).scalar_one()
-    if wish.metadata:
-        rows = [
-            {"account_id": account_id, "key": key, "value": value, "blueprint_seq": seq}
-            for key, value in wish.metadata.items()
-        ]
-        connection.execute(BLUEPRINT_METADATA.insert(), rows)
+    BLUEPRINT_METADATA.insert(connection, account_id, seq, wish.metadata)
     _tell(connection, blueprint_id, standing.status.value, at_ms)
     return blueprint_from_row(values)
 
@@ -182,13 +175,13 @@ def page(
 
 
 def metadata_keys(connection: sa.Connection, account_id: str) -> list[str]:
-    """Different keys, in order, at most MOST_METADATA."""
-    return lists.metadata_keys(connection, BLUEPRINT_METADATA, account_id, MOST_METADATA)
+    """Different keys, in order, at most a page of them."""
+    return BLUEPRINT_METADATA.keys(connection, account_id)[0]
 
 
 def metadata_values(connection: sa.Connection, account_id: str, key: str) -> list[str]:
-    """Different values of a key, in order, at most MOST_METADATA."""
-    return lists.metadata_values(connection, BLUEPRINT_METADATA, account_id, key, MOST_METADATA)
+    """Different values of a key, in order, at most a page of them."""
+    return BLUEPRINT_METADATA.values(connection, account_id, key)[0]
 
 
 def _tell(

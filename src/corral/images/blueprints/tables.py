@@ -12,6 +12,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from corral.core.store import schema
+from corral.core.store.metadata import MetadataTable
 from corral.images.blueprints.model import Blueprint, BlueprintState, BlueprintStatus, BlueprintWish
 from corral.images.builds.model import BuildFailure, FailureReason
 
@@ -50,17 +51,7 @@ BLUEPRINTS: Final = sa.Table(
     sqlite_autoincrement=True,
 )
 
-#: Metadata once more, one row a key, so that a filter is an index search.
-BLUEPRINT_METADATA: Final = sa.Table(
-    "blueprint_metadata",
-    schema.METADATA,
-    sa.Column("account_id", sa.Text, primary_key=True),
-    sa.Column("key", sa.Text, primary_key=True),
-    sa.Column("value", sa.Text, primary_key=True),
-    sa.Column("blueprint_seq", sa.ForeignKey("blueprints.seq", ondelete="CASCADE"), primary_key=True),
-    sa.Index("ix_blueprint_metadata_blueprint_seq", "blueprint_seq"),
-    sqlite_with_rowid=False,
-)
+BLUEPRINT_METADATA: Final = MetadataTable("blueprint", BLUEPRINTS)
 
 
 def blueprint_from_row(row: Row) -> Blueprint:
