@@ -31,7 +31,7 @@ from corral.runtime.guest import GuestClient
 from corral.runtime.oci import record, removal
 from corral.runtime.oci.checkpoints import Checkpoints
 from corral.runtime.oci.launching import LauncherClient
-from corral.runtime.rootfs.pool import BtrfsPool
+from corral.runtime.rootfs.btrfs_pool import BtrfsPool
 
 #: (owner, its functions that are steps)
 STEPS: Final[tuple[tuple[Any, tuple[str, ...]], ...]] = (

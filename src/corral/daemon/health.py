@@ -14,7 +14,7 @@ from corral.core import errors
 from corral.core.store.store import Store
 from corral.daemon.machine import Machine
 from corral.runtime.contract import MIB, BoxGone, HostUnfit
-from corral.runtime.rootfs import pool
+from corral.runtime.rootfs import filesystem
 
 #: With less room than this on the data folder's disk no new box is promised.
 LEAST_FREE: Final = 256 * MIB
@@ -41,7 +41,7 @@ class Health:
         found: list[str] = []
         room = {self.data: shutil.disk_usage(self.data).free}
         if (home := self.data / "pool").exists():
-            room[home] = pool.left(home)
+            room[home] = filesystem.left(home)
         for folder, free in room.items():
             if free < LEAST_FREE:
                 found.append(f"cannot create boxes: only {free // MIB} MiB are free in {folder}; free some there")

@@ -25,7 +25,7 @@ from corral.runtime.contract import (
 )
 from corral.runtime.linux import btrfs
 from corral.runtime.oci.settings import OciSettings
-from corral.runtime.rootfs import pool
+from corral.runtime.rootfs import filesystem
 from tests.integration.oci.conftest import Bench
 
 pytestmark = [pytest.mark.root, pytest.mark.image, pytest.mark.timeout(120)]
@@ -103,7 +103,7 @@ async def test_one_box_cannot_fill_the_pool_for_all(settings: OciSettings) -> No
             "full", "fallocate -l 2G /tmp/a; for n in $(seq 200); do fallocate -l 16M /tmp/b$n; done", "root"
         )
         assert (await bench.sh("full", "head -c 32M /dev/urandom > /tmp/c", "root")).code != 0
-        assert pool.left(bench.places.data / "pool") < 32 * MIB
+        assert filesystem.left(bench.places.data / "pool") < 32 * MIB
         # What others have is copied and removed all the same; what wants room of its own is refused whole.
         await bench.runtime.snapshot("other", "snp_other")
         await bench.runtime.destroy("other")

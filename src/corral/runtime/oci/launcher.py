@@ -15,13 +15,15 @@ import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from corral.runtime.linux import mounts, syscalls
-from corral.runtime.network import namespace
 from corral.runtime.oci import becoming, reports, wire
+from corral.runtime.oci.line import Line
+from corral.runtime.oci.openslots import OpenSlots
 
 #: More runtimes than this at once only wait for each other's locks and cores.
 RUNTIMES_PER_CORE: Final = 2
@@ -47,30 +49,29 @@ class Launcher:
 
     sock: socket.socket
     limit: int
-    decoder: wire.Decoder = field(default_factory=wire.Decoder)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     waiting: deque[wire.Message] = field(default_factory=deque)
     launches: dict[int, Launch] = field(default_factory=dict)
-    slots: dict[int, namespace.Slot] = field(default_factory=dict)
-    making: dict[int, namespace.SlotMaker] = field(default_factory=dict)
     boxes: set[int] = field(default_factory=set)
-    outgoing: bytearray = field(default_factory=bytearray)
-    outside: namespace.Outside = field(default_factory=namespace.Outside.open)
-    open: bool = True
+    line: Line = field(init=False)
+    open_slots: OpenSlots = field(init=False)
     _wake: int = -1
     _sweep_at: float | None = None
+
+    def __post_init__(self) -> None:
+        self.line = Line(self.sock, self.selector, self._heard)
+        self.open_slots = OpenSlots(self.line)
 
     def run(self) -> None:
         """Serve until the server is gone, then end what was half-made."""
         wake, notify = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(notify, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        self.sock.setblocking(False)
         self.selector.register(wake, selectors.EVENT_READ, self._children)
-        self.selector.register(self.sock, selectors.EVENT_READ, self._traffic)
+        self.line.listen()
         self._wake = wake
         try:
-            while self.open:
+            while self.line.open:
                 for key, events in self.selector.select(self._until_sweep()):
                     key.data(events)
                 if self._until_sweep() == 0:
@@ -78,23 +79,10 @@ class Launcher:
         finally:
             self._end_children()
 
-    # ---------------------------------------------------------------- traffic with the server
+    # ---------------------------------------------------------------- what the server asks for
 
-    def _traffic(self, events: int) -> None:
-        if events & selectors.EVENT_WRITE:
-            self._flush()
-        if not events & selectors.EVENT_READ:
-            return
-        try:
-            data = self.sock.recv(1 << 18)
-        except BlockingIOError:
-            return
-        except ConnectionError:
-            data = b""
-        if not data:
-            self.open = False
-            return
-        for message in self.decoder.feed(data):
+    def _heard(self, messages: Sequence[wire.Message]) -> None:
+        for message in messages:
             self._handle(message)
         self._fill()
 
@@ -103,73 +91,11 @@ class Launcher:
             case "launch" | "dump" | "restore":
                 self.waiting.append(message)
             case "slot":
-                self._make_slot(message)
+                self.open_slots.make(message)
             case "drop":
-                self._drop_slot(message["index"])
+                self.open_slots.drop(message["index"])
             case "abort":
                 self._abort(message["box"])
-
-    def _send(self, message: wire.Message) -> None:
-        self.outgoing += wire.encode(message)
-        self._flush()
-
-    def _flush(self) -> None:
-        try:
-            while self.outgoing:
-                del self.outgoing[: self.sock.send(self.outgoing)]
-        except BlockingIOError:
-            pass
-        except ConnectionError:
-            self.open = False
-            return
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.outgoing else 0)
-        self.selector.modify(self.sock, wanted, self._traffic)
-
-    def _answer(self, request: wire.Message, began: float, **fields: Any) -> None:
-        self._send({"id": request["id"], "ms": round((time.monotonic() - began) * 1000, 3), **fields})
-
-    # ---------------------------------------------------------------- slots
-
-    def _make_slot(self, request: wire.Message) -> None:
-        began = time.monotonic()
-        wish = namespace.SlotWish(**request["slot"])
-
-        def done(error: OSError | None) -> None:
-            maker = self.making.pop(wish.index)
-            self.selector.unregister(maker.channel)
-            slot = maker.finish()
-            if slot is not None and maker.unwanted:
-                slot.close()
-                slot = None
-            if error is None and slot is not None:
-                self.slots[wish.index] = slot
-                self._answer(request, began, ok=True, user=slot.user_path, net=slot.net_path)
-            else:
-                text = str(error) if error else "its process ended early"
-                code = error.errno if error else 0
-                self._answer(request, began, ok=False, errno=code, error=f"cannot make namespaces: {text}")
-
-        def advance(_: int) -> None:
-            try:
-                if maker.advance(self.outside):
-                    done(None)
-            except OSError as error:
-                done(error)
-
-        try:
-            maker = namespace.SlotMaker.fork(wish)
-        except OSError as error:
-            self._answer(request, began, ok=False, errno=error.errno, error=f"cannot make namespaces: {error}")
-            return
-        self.making[wish.index] = maker
-        self.selector.register(maker.channel, selectors.EVENT_READ, advance)
-
-    def _drop_slot(self, index: int) -> None:
-        slot = self.slots.pop(index, None)
-        if slot is not None:
-            slot.close()
-        elif index in self.making:
-            self.making[index].unwanted = True
 
     # ---------------------------------------------------------------- boxes
 
@@ -185,10 +111,10 @@ class Launcher:
         except OSError as error:
             os.close(report)
             os.close(told)
-            self._answer(request, began, ok=False, errno=error.errno, error=f"cannot fork: {error}")
+            self.line.answer(request, began, ok=False, errno=error.errno, error=f"cannot fork: {error}")
             return
         if pid == 0 and request["op"] == "launch":
-            becoming.become_runtime(request, self.slots[request["index"]], told)
+            becoming.become_runtime(request, self.open_slots.slots[request["index"]], told)
         elif pid == 0:
             becoming.become_criu(request, told)
         os.close(told)
@@ -197,7 +123,7 @@ class Launcher:
     def _abort(self, box: str) -> None:
         for request in [request for request in self.waiting if request["box"] == box]:
             self.waiting.remove(request)
-            self._answer(request, time.monotonic(), ok=False, errno=0, error="aborted")
+            self.line.answer(request, time.monotonic(), ok=False, errno=0, error="aborted")
         for pid, launch in self.launches.items():
             if launch.request["box"] == box:
                 os.kill(pid, signal.SIGKILL)
@@ -236,11 +162,11 @@ class Launcher:
         request = launch.request
         told = reports.read(launch.report)
         if request["op"] == "launch":
-            self._drop_slot(request["index"])
+            self.open_slots.drop(request["index"])
         log = reports.tail(Path(request["log"]))
         if request["op"] == "dump":
             cause = told.get("error") or log
-            self._answer(request, launch.began, ok=code == 0, errno=told.get("errno", 0), error=cause, code=code)
+            self.line.answer(request, launch.began, ok=code == 0, errno=told.get("errno", 0), error=cause, code=code)
             return
         try:
             pid = int(Path(request["pid_file"]).read_text()) if code == 0 else 0
@@ -248,11 +174,11 @@ class Launcher:
             pid = 0
         if pid:
             self.boxes.add(pid)
-            self._answer(request, launch.began, ok=True, pid=pid, setup_ms=told.get("ms", 0.0))
+            self.line.answer(request, launch.began, ok=True, pid=pid, setup_ms=told.get("ms", 0.0))
             return
         self._end_runtime(request["box"])
         cause = told.get("error") or log or f"the runtime ended with {code} and said nothing"
-        self._answer(request, launch.began, ok=False, errno=told.get("errno", 0), error=cause)
+        self.line.answer(request, launch.began, ok=False, errno=told.get("errno", 0), error=cause)
 
     def _end_runtime(self, box: str) -> None:
         """Kill and reap what a killed runtime has left of a box, so that nothing more is made after the answer.
@@ -270,8 +196,7 @@ class Launcher:
 
         A dump may end by itself: it is at work in the box's processes, and only it takes itself out of them again.
         """
-        for maker in self.making.values():
-            maker.kill()
+        self.open_slots.end()
         dumps = {pid for pid, launch in self.launches.items() if launch.request["op"] == "dump"}
         for pid in self.launches.keys() - dumps:
             os.kill(pid, signal.SIGKILL)

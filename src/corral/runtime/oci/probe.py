@@ -25,7 +25,7 @@ from corral.runtime.network.namespace import IDS_PER_BOX, make_userns
 from corral.runtime.oci import capacity, criu
 from corral.runtime.oci.facts import Fact, Verdict
 from corral.runtime.oci.settings import OciSettings
-from corral.runtime.rootfs import pool
+from corral.runtime.rootfs import filesystem
 from corral.runtime.rootfs.steps import BindDisk, BindLayer, MakeUpper, MountOverlay
 
 #: Overlay on id-mapped layers.
@@ -209,7 +209,11 @@ def first_start_needs(settings: OciSettings) -> int:
     data = settings.data
     given = settings.disk == "image" or settings.pool_size is not None
     there = (data / "pool.img").exists() or any((data / "disks").glob("*.img"))
-    return 0 if given or there or not has_btrfs() or pool.on_btrfs(data) else pool.RESERVE + pool.SMALLEST
+    return (
+        0
+        if given or there or not has_btrfs() or filesystem.on_btrfs(data)
+        else filesystem.RESERVE + filesystem.SMALLEST
+    )
 
 
 def data_fact(data: Path, *, needs: int = 0) -> Fact:

@@ -25,7 +25,10 @@ from corral.runtime.linux import mounts
 from corral.runtime.network import blocks, firewall
 from corral.runtime.oci import config, hostfiles, memory, probe
 from corral.runtime.oci.settings import OciSettings, Places
-from corral.runtime.rootfs import plan, pool
+from corral.runtime.rootfs import plan
+from corral.runtime.rootfs.btrfs_pool import BtrfsPool
+from corral.runtime.rootfs.file_pool import ImagePool
+from corral.runtime.rootfs.pool import SNAPSHOTS, DiskPool
 
 LOCK_LIMIT_S: Final = 20.0
 
@@ -131,14 +134,14 @@ class Shared:
         await asyncio.to_thread(install)
 
 
-def choose_pool(settings: OciSettings, stage: plan.Stage) -> pool.DiskPool:
+def choose_pool(settings: OciSettings, stage: plan.Stage) -> DiskPool:
     """Btrfs where the host has it, else a filesystem in a file for each box. What is there already decides first."""
     disks = settings.data / "disks"
-    kept = (*disks.glob("*.img"), *disks.glob(f"{pool.SNAPSHOTS}/*"))
+    kept = (*disks.glob("*.img"), *disks.glob(f"{SNAPSHOTS}/*"))
     images = settings.disk == "auto" and any(path.is_file() for path in kept)
     if settings.disk == "btrfs" or (settings.disk == "auto" and probe.has_btrfs() and not images):
-        return pool.BtrfsPool(settings.data, settings.pool_size)
-    return pool.ImagePool(settings.data, stage.disk)
+        return BtrfsPool(settings.data, settings.pool_size)
+    return ImagePool(settings.data, stage.disk)
 
 
 def install_guest(source: Path, folder: Path) -> Path:

@@ -12,7 +12,7 @@ from corral.runtime.network import blocks
 from corral.runtime.oci import probe
 from corral.runtime.oci.facts import Fact, Verdict
 from corral.runtime.oci.settings import OciSettings
-from corral.runtime.rootfs import pool
+from corral.runtime.rootfs import filesystem
 
 ROUTES = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
 
@@ -77,7 +77,9 @@ def test_a_disk_without_room_for_a_first_start_fails(tmp_path: Path) -> None:
 def test_a_first_start_needs_room_only_until_its_pool_is_there(tmp_path: Path) -> None:
     settings = OciSettings(data=tmp_path, guest=tmp_path / "guest")
     first = probe.first_start_needs(settings)
-    assert first == (pool.RESERVE + pool.SMALLEST if probe.has_btrfs() and not pool.on_btrfs(tmp_path) else 0)
+    assert first == (
+        filesystem.RESERVE + filesystem.SMALLEST if probe.has_btrfs() and not filesystem.on_btrfs(tmp_path) else 0
+    )
     (tmp_path / "pool.img").touch()
     assert probe.first_start_needs(settings) == 0
 

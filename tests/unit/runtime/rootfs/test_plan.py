@@ -10,8 +10,8 @@ import pytest
 
 from corral.runtime.contract import Layer
 from corral.runtime.rootfs import steps
+from corral.runtime.rootfs.file_pool import copy_sparse
 from corral.runtime.rootfs.plan import MOST_LAYERS, Stage, root_plan
-from corral.runtime.rootfs.pool import copy_sparse
 
 STAGE = Stage(Path("/run/corral/x/stage"))
 
