@@ -92,6 +92,9 @@ class NoImages:
         """There is nothing to give."""
         raise errors.NotOffered(f"cannot export image {name}: the fake runtime has none")
 
+    async def plain(self, name: str) -> str | None:
+        """There is nothing to it."""
+
     async def import_layout(self, _folder: Path, reference: str) -> _NoLayers:
         """There is nowhere to put it."""
         raise errors.NotOffered(f"cannot import image {reference}: the fake runtime has none")

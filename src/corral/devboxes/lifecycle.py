@@ -69,6 +69,10 @@ class Source(Protocol):
     def origin(self) -> str | None:
         """The snapshot that its disk begins as."""
 
+    @property
+    def lent(self) -> tuple[Layer, ...]:
+        """Layers of other images that its processes can read."""
+
 
 class Sources(Protocol):
     """Where boxes come from."""
@@ -270,6 +274,7 @@ class Lifecycle:
             env={**source.env, **request.env},
             origin=source.origin,
             nested=request.nested or request.docker_in_docker,
+            lent=source.lent,
             memory=memory,
         )
         due = self._deadline(devbox)

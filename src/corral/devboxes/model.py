@@ -105,6 +105,7 @@ class DevboxRequest:
     suspend_limit_s: float = 30.0  #: for all of them together
     docker_in_docker: bool = False  #: containers in it are possible, and Docker is started
     nested: bool = False  #: its root may make containers, see the runtime's contract
+    lent: tuple[str, ...] = ()  #: images whose layers its processes can read, as far as they are there
     keep_memory: KeepMemory = KeepMemory.AUTO
     launch_parameters: Mapping[str, object] = field(default_factory=dict)
     snapshot_every: int | None = None  #: seconds between two copies of its disk to the object store

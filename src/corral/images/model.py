@@ -92,8 +92,12 @@ class SnapshotPage:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a devbox's box begins as: layers, variables of the image, and a snapshot's disk or an empty one."""
+    """What a devbox's box begins as: layers, variables of the image, and a snapshot's disk or an empty one.
+
+    `lent` are layers of other images, for its processes to read.
+    """
 
     layers: tuple[Layer, ...]
     env: Mapping[str, str]
     origin: str | None = None
+    lent: tuple[Layer, ...] = ()

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from corral.core import errors
 from corral.core.clock import Clock, SystemClock
 from corral.images import intake, names, outlet, stock
-from corral.images.archives import sandbox, transports
+from corral.images.archives import sandbox, transports, tree
 from corral.images.archives.model import Limits, Task
 from corral.images.archives.transports import Registries, Source
 from corral.images.collect import Collected, collect
@@ -79,6 +79,7 @@ class Images:
         self._pulls: dict[str, asyncio.Lock] = {}
         self._refused: dict[str, tuple[float, str]] = {}
         self._asked: dict[str, tuple[float, ImageInfo]] = {}
+        self._hiding: dict[str, bool] = {}  #: by the digest of a layer, in which nothing changes
 
     # -- names
 
@@ -192,6 +193,28 @@ class Images:
     async def export_archive(self, name: str, target: Path) -> None:
         """As `export_layout`, to a layout in a tar of its own."""
         await self._give(name, target, outlet.put_archive)
+
+    async def plain(self, name: str) -> str | None:
+        """Text of the image's configuration, if an overlay that is mounted in a user namespace can be made of its
+        trees: None when one of them hides what is below it by a mark that only the host can read.
+
+        Raises errors.NotFound.
+        """
+        info = self.resolve(name)
+        with self.store.sharing():
+            stored = self.store.current(info.name)
+        if (
+            stored is None
+            or stored.manifest.digest != info.digest
+            or len(stored.layers) != len(stored.manifest.layers)
+        ):
+            return None
+        for layer in stored.layers[1:]:
+            if layer.digest not in self._hiding:
+                self._hiding[layer.digest] = await asyncio.to_thread(tree.hides, layer.path)
+            if self._hiding[layer.digest]:
+                return None
+        return stored.manifest.config
 
     def forget(self, name: str) -> None:
         """Have the name mean nothing any more; what it was stays until it is collected. Idempotent."""

@@ -7,6 +7,7 @@ answers; the controller acts on the event, and on what it finds after a restart.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -71,19 +72,29 @@ class Sources:
         Raises errors.CorralError when it is not there, and will not be.
         """
         snapshot_id = devbox.request.snapshot_id
+        lent = _lent(self._images, devbox)
         if devbox.kept is not None:
             env = await self._store.read(lambda connection: _env(connection, self._images, devbox))
-            return Source(devbox.kept.layers, env, copy_of(devbox.id))
+            return Source(devbox.kept.layers, env, copy_of(devbox.id), lent)
         if snapshot_id is None:
             image = self._images.resolve(devbox.request.image)
-            return Source(image.layers, image.env)
+            return Source(image.layers, image.env, None, lent)
         snapshot = await self._store.read(lambda connection: rows.find(connection, snapshot_id))
         if snapshot is None or snapshot.status is SnapshotStatus.ERROR:
             why = f"it was not made: {snapshot.message}" if snapshot is not None else "there is none"
             raise errors.NotFound(f"cannot use snapshot {snapshot_id}: {why}")
         if snapshot.status is SnapshotStatus.IN_PROGRESS:
             return None
-        return Source(snapshot.layers, snapshot.env, snapshot.id)
+        return Source(snapshot.layers, snapshot.env, snapshot.id, lent)
+
+
+def _lent(images: Images, devbox: Devbox) -> tuple[Layer, ...]:
+    """Layers of the images that are lent to it, as far as these are on this host: it can do without."""
+    found: dict[str, Layer] = {}
+    for name in devbox.request.lent:
+        with contextlib.suppress(errors.NotFound, errors.Unavailable):
+            found |= {layer.digest: layer for layer in images.resolve(name).layers}
+    return tuple(found.values())
 
 
 def _env(connection: sa.Connection, images: Images, devbox: Devbox) -> Mapping[str, str]:

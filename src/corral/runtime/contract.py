@@ -23,6 +23,9 @@ GIB = 1024 * MIB
 #: Folders of a nested box where container engines keep images and containers.
 STORES = ("/var/lib/docker", "/var/lib/containerd", "/var/lib/containers")
 
+#: Folder of a box where it finds layers that are lent to it, each by the part of its digest behind the colon.
+LENT = "/var/lib/corral/layers"
+
 
 # ---------------------------------------------------------------- what a box is made of
 
@@ -73,6 +76,9 @@ class BoxSpec:
     `origin` names the snapshot that its disk begins as: of a box that had the same layers. The root of a `nested` box
     may make namespaces and mounts of its own, for containers inside it, and its `STORES` lie on its disk itself, so
     that such containers can have overlays there. The box's limits hold for all that is in it.
+
+    `lent` are layers that its processes find below `LENT`, owned as they are in boxes, and that nobody in it can
+    change. They are no part of its disk and of no snapshot; a box that has some keeps no memory.
     """
 
     id: str
@@ -84,6 +90,7 @@ class BoxSpec:
     origin: str | None = None
     nested: bool = False
     memory: bool = False
+    lent: tuple[Layer, ...] = ()
 
 
 class BoxStatus(enum.StrEnum):

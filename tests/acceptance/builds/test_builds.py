@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.builds.conftest import BASE
+from corral.images.service import Images
+from tests.acceptance.builds.conftest import BASE, IMAGES
 from tests.harness.builds import MOST_LAYERS, BuildServer, described, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.image, pytest.mark.timeout(180)]
@@ -141,6 +142,32 @@ def test_a_changed_last_step_rebuilds_only_that_step(server: BuildServer) -> Non
     assert re.search(r"STEP 4/4: RUN echo four > /four\n(?!--> Using cache)", log)
     digests = [server.run(build["image"], "sha256sum < /big") for build in (first, second)]
     assert digests[0] == digests[1]
+
+
+def test_bases_are_read_where_they_are_and_sent_only_if_they_cannot_be(server: BuildServer) -> None:
+    """One of one layer, one with a removal, one with a folder that hides those below it, and one that goes."""
+    images = Images(IMAGES)
+    large = max({BASE, "debian-12"} & set(images.names()))
+    began = time.monotonic()
+    assert server.build(f"FROM {large}\nRUN test -x /usr/bin/python3 && echo a > /a\n")["status"] == "build_complete"
+    assert time.monotonic() - began < 5
+    steps = {"plain": "rm -rf /seen/a", "hiding": "rm -rf /seen && mkdir /seen && echo b > /seen/b"}
+    names = {kind: f"corral-tests/{kind}-{server.port}" for kind in steps}
+    for kind, step in steps.items():
+        base = server.build(f"FROM {BASE}\nRUN mkdir /seen && touch /seen/a\nRUN {step}\n", wanted_by=kind)
+        images.alias(names[kind], base["image"])
+    try:
+        for kind, seen in (("plain", ""), ("hiding", "b")):
+            made = server.build(f"FROM {names[kind]}\nRUN echo $(ls /seen) > /told\n")
+            assert made["status"] == "build_complete", (made, server.log(made["id"]))
+            assert server.run(made["image"], "cat /told; ls /seen").split() == ([seen] * 2 if seen else [])
+            log = "\n".join(server.log(made["id"]))
+            assert ("loading base image" in log) == (kind == "hiding"), log
+    finally:
+        for name in names.values():
+            images.remove(name)
+    # The disk has layers on one that it cannot see any more.
+    assert server.build(f"FROM {BASE}\nRUN echo without > /it\n")["status"] == "build_complete"
 
 
 def test_identical_builds_at_the_same_time_run_once(server: BuildServer) -> None:

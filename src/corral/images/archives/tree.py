@@ -6,6 +6,7 @@ the attribute that makes a folder hide what is below it is set here, by nobody e
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -46,6 +47,23 @@ class Facts:
         self.files += 1
         # A file with several names is counted for each of them in part, so that it counts once.
         self.size += size // facts.st_nlink if plain else 0
+
+
+def hides(root: Path) -> bool:
+    """Whether a folder of the tree hides what layers below have in it, for an overlay that the host mounts.
+
+    One that is mounted in a user namespace does not see that: it cannot read `trusted` attributes.
+    """
+    return any(_is_opaque(folder) for folder in _folders(os.fsencode(root)))
+
+
+def _is_opaque(folder: bytes) -> bool:
+    try:
+        return bool(os.getxattr(folder, _OPAQUE, follow_symlinks=False))
+    except OSError as problem:
+        if problem.errno != errno.ENODATA:
+            raise
+        return False
 
 
 def settle(root: Path, where: str, task: Task) -> Facts:

@@ -37,6 +37,8 @@ _COPY_S: Final = 0.05
 _CLEAN_S: Final = 120.0
 #: Devboxes that one build may lose for no fault of its own.
 _ATTEMPTS: Final = 3
+#: Images that are lent to a devbox.
+_MOST_LENT: Final = 16
 
 #: Ends of a devbox that say nothing of what was built in it.
 _INNOCENT: Final = frozenset({Reason.HOST_RESTARTED, Reason.LOST, Reason.KILLED, Reason.API_SHUTDOWN})
@@ -140,13 +142,19 @@ class BuildController:
                 raise errors.Conflict(f"cannot begin build {job.build.id}: it was begun already")
 
         try:
-            devbox = await self._workshop.open(job, latest, record)
+            devbox = await self._workshop.open(job, latest, await self._lent(job, latest), record)
         except errors.Conflict:
             return None
         except (errors.NotFound, errors.WrongState):
             return _COPY_S  # the disk was replaced by a later one in between
         self._of_devbox[devbox.id] = job.build.id
         return _COPY_S
+
+    async def _lent(self, job: Job, latest: str | None) -> list[str]:
+        """Images that its devbox can read: its bases, and those that the disk which it begins as has layers on."""
+        own = [image for image, _ in job.bases.values()]
+        others = await self._disks.bases(job.build.account_id) if latest is not None else []
+        return list(dict.fromkeys((*own, *others)))[:_MOST_LENT]
 
     async def _go_on(self, job: Job) -> float | None:
         devbox = await self._workshop.look(job)

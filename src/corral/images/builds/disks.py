@@ -24,6 +24,9 @@ from corral.images.snapshots import Snapshots
 #: Snapshots of one account that are looked at: the one that is kept, and those that a devbox still begins as.
 _MOST: Final = 100
 
+#: Builds whose bases are taken for what a disk has layers on.
+_BUILDS: Final = 50
+
 
 class Disks:
     """One for each store. `most` is the bytes of a disk that is kept; a larger one starts anew."""
@@ -41,6 +44,10 @@ class Disks:
     async def latest(self, account_id: str) -> str | None:
         """What the next build of the account begins as."""
         return next((one.id for one in await self._all(account_id) if one.status is SnapshotStatus.COMPLETE), None)
+
+    async def bases(self, account_id: str) -> list[str]:
+        """Images that layers on the account's disk are of, the latest first."""
+        return await self._store.read(lambda connection: rows.bases_of_disks(connection, account_id, _BUILDS))
 
     async def keep(self, job: Job) -> bool:
         """Begin to keep the disk of a build; False, and none is kept any more, when it has become too large."""

@@ -1,6 +1,7 @@
 """What goes into the devbox of a build: the program, the plan, the context, and the images that are built upon.
 
 Owns their places in there and the form of the plan. Each is written whole or not at all, and can be written again.
+The layers of most bases are lent to the devbox, so that what goes in of them is a description; the others are sent.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from corral.devboxes.service import Files
 from corral.images.builds import log
 from corral.images.builds.library import Image, Library
 from corral.images.builds.tables import Job
-from corral.images.builds.workshop import FOLDER, PROGRAM, Workshop, account_of
+from corral.images.builds.workshop import FOLDER, PARTS, PROGRAM, Workshop, account_of
+from corral.runtime.contract import LENT
 from corral.storage.service import Objects
 
 #: Registries' hosts have no such ending: no Dockerfile gives an image this name by accident.
@@ -57,9 +59,9 @@ class StoredContexts:
 
 @dataclass(slots=True)
 class _Given:
-    """The bases of one build, and the layers that need not come out again."""
+    """The bases of one build by their digests, as the plan has them, and the layers that need not come out again."""
 
-    bases: list[dict[str, Any]] = field(default_factory=list)
+    bases: dict[str, dict[str, Any]] = field(default_factory=dict)
     known: set[str] = field(default_factory=set)
 
 
@@ -88,13 +90,15 @@ class Furnisher:
             "args": dict(job.plan.build_args),
             "target": job.plan.target,
             "timeout_s": self._workshop.seconds(job),
-            "bases": given.bases,
+            "bases": list(given.bases.values()),
+            "lent": LENT,
             "known": sorted(digest.removeprefix("sha256:") for digest in given.known),
             "most_layers": self.most_layers,
             "log_bytes": self._workshop.terms.log_bytes,
             "line_length": log.LINE_LENGTH,
         }
-        await self._write(job, PROGRAM, Path(__file__).with_name("inside.py").read_bytes())
+        for path in PARTS:
+            await self._write(job, f"{PROGRAM}/{path.name}", path.read_bytes())
         await self._write(job, f"{FOLDER}/plan.json", json.dumps(plan).encode())
         await self._write(job, f"{FOLDER}/Dockerfile", job.plan.dockerfile.encode())
         for name, text in job.plan.files.items():
@@ -105,36 +109,55 @@ class Furnisher:
         return frozenset(given.known)
 
     async def _bases(self, job: Job) -> _Given:
+        """Describe the bases of the build and the images that its disk has layers on; send what is not lent."""
         given = _Given()
-        if not job.bases:
-            return given
-        loaded = await self._loaded(job)
         names: dict[str, list[str]] = {}
         for written, (image, _) in job.bases.items():
             names.setdefault(image, []).append(written)
-        missing = []
-        for image, written_names in names.items():
-            info = self._library.resolve(image)
-            given.known |= {layer.digest for layer in info.layers}
+        devbox = await self._workshop.look(job)
+        lent = await self._listed(job, LENT) if devbox is not None and devbox.request.lent else set()
+        missing: list[Image] = []
+        for image in (*names, *(devbox.request.lent if devbox is not None else ())):
+            try:
+                info = self._library.resolve(image)
+            except (errors.NotFound, errors.Unavailable):
+                if image in names:
+                    raise
+                continue
             own = info.digest.removeprefix("sha256:")
-            given.bases.append({"id": own, "names": written_names})
-            if own not in loaded:
+            base = given.bases.get(own) or await self._lent(info, lent)
+            if base is None and image in names:
+                base = {"id": own, "names": []}
                 missing.append(info)
+            if base is not None:
+                given.bases[own] = base
+                base["names"] += [name for name in names.get(image, ()) if name not in base["names"]]
+                given.known |= {layer.digest for layer in info.layers}
         if missing:
-            await self._send(job, missing)
+            loaded = await self._listed(job, LOADED) if job.begins_as is not None else set()
+            await self._send(job, [info for info in missing if info.digest.removeprefix("sha256:") not in loaded])
         return given
 
-    async def _loaded(self, job: Job) -> set[str]:
-        """Digests of images that the program loaded into this disk in earlier builds."""
-        if job.begins_as is None:
-            return set()
+    async def _lent(self, info: Image, lent: set[str]) -> dict[str, Any] | None:
+        """What the program has to know of an image whose layers the devbox has; None of any other."""
+        layers = [layer.digest.removeprefix("sha256:") for layer in info.layers]
+        config = await self._library.plain(info.name) if lent.issuperset(layers) else None
+        if config is None:
+            return None
+        told = json.dumps(_told(json.loads(config), len(layers)), sort_keys=True)
+        return {"id": info.digest.removeprefix("sha256:"), "names": [], "config": told, "layers": layers}
+
+    async def _listed(self, job: Job, folder: str) -> set[str]:
+        """Names in a folder of the devbox. What an earlier build left there is its own account's trouble."""
         try:
-            entries = await self._files.list(account_of(job.build.account_id), job.devbox_id or "", LOADED)
+            entries = await self._files.list(account_of(job.build.account_id), job.devbox_id or "", folder)
         except (errors.NotFound, errors.Invalid):
             return set()
         return {entry.path.rpartition("/")[2] for entry in entries}
 
     async def _send(self, job: Job, missing: Sequence[Image]) -> None:
+        if not missing:
+            return
         with scratch(self._scratch / job.build.id) as folder:
             entries: list[Mapping[str, Any]] = []
             for info in missing:
@@ -157,23 +180,29 @@ class Furnisher:
 
 
 def _entry(folder: Path, info: Image) -> Mapping[str, Any]:
-    """The entry of an index for an image that was added to the layout last, under a name of our own.
-
-    buildah finds no step of an earlier build again on a base whose history does not tell of each of its layers.
-    """
+    """The entry of an index for an image that was added to the layout last, under a name of our own."""
     index = json.loads((folder / "index.json").read_text())
     listed = next(one for one in index["manifests"] if one.get("annotations", {}).get(_NAME) == info.name)
     manifest = json.loads(_blob(folder, listed["digest"]).read_text())
     config = json.loads(_blob(folder, manifest["config"]["digest"]).read_text())
-    layers = len(manifest["layers"])
-    history = config.get("history")
-    told = [one for one in history if not one.get("empty_layer")] if isinstance(history, list) else []
-    if len(told) != layers:
-        config["history"] = [{"created": _LONG_AGO, "created_by": "corral"} for _ in range(layers)]
-        manifest["config"] |= _put(folder, config)
+    told = _told(config, len(manifest["layers"]))
+    if told != config:
+        manifest["config"] |= _put(folder, told)
         listed |= _put(folder, manifest)
     own = f"{OWN}/{info.digest.removeprefix('sha256:')}:latest"
     return {**listed, "annotations": {_NAME: own}}
+
+
+def _told(config: Mapping[str, Any], layers: int) -> Mapping[str, Any]:
+    """The configuration with a history that tells of each layer.
+
+    buildah finds no step of an earlier build again on a base that has none.
+    """
+    history = config.get("history")
+    told = [one for one in history if not one.get("empty_layer")] if isinstance(history, list) else []
+    if len(told) == layers:
+        return config
+    return {**config, "history": [{"created": _LONG_AGO, "created_by": "corral"} for _ in range(layers)]}
 
 
 def _put(folder: Path, value: Mapping[str, Any]) -> dict[str, object]:

@@ -44,5 +44,8 @@ class Library(Protocol):
     async def import_layout(self, folder: Path, reference: str) -> Image:
         """Take the layout's only image under this name. Layers that are here already are not read."""
 
+    async def plain(self, name: str) -> str | None:
+        """Text of its configuration, when its trees are all there is to it; see `Images.plain`."""
+
     def forget(self, name: str) -> None:
         """Have the name mean nothing any more. Idempotent."""

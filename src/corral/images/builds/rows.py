@@ -155,6 +155,13 @@ def keep(connection: sa.Connection, build_id: str, snapshot_id: str, disk_bytes:
     connection.execute(BUILDS.update().where(_C.id == build_id), {"kept_as": snapshot_id, "disk_bytes": disk_bytes})
 
 
+def bases_of_disks(connection: sa.Connection, account_id: str, most: int) -> list[str]:
+    """Images that the last builds of the account whose disks were kept had as bases, the latest first."""
+    query = sa.select(_C.bases).where(_C.account_id == account_id, _C.kept_as.is_not(None))
+    found = connection.execute(query.order_by(_C.seq.desc()).limit(most)).scalars()
+    return list(dict.fromkeys(image for bases in found for _, image, _ in bases))
+
+
 def bytes_of_disk(connection: sa.Connection, snapshot_id: str) -> int:
     """Size of the disk that this snapshot is of; 0 when no build knows."""
     return int(connection.execute(sa.select(_C.disk_bytes).where(_C.kept_as == snapshot_id)).scalar() or 0)

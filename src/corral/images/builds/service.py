@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Protocol
 
 import sqlalchemy as sa
@@ -23,7 +22,7 @@ from corral.core.store.store import Store
 from corral.images.builds import dockerfile, harvest, log, rows
 from corral.images.builds.library import Library
 from corral.images.builds.model import ENDED, Build, BuildLine, BuildPlan
-from corral.images.builds.workshop import Workshop
+from corral.images.builds.workshop import PARTS, Workshop
 
 Lines = list[BuildLine]
 
@@ -31,7 +30,7 @@ Lines = list[BuildLine]
 _LOOK_AGAIN_S: Final = 30.0
 
 #: The program that builds decides what comes out, as the image that it runs in does.
-_PROGRAM: Final = hashlib.sha256(Path(__file__).with_name("inside.py").read_bytes()).hexdigest()
+_PROGRAM: Final = hashlib.sha256(b"".join(path.read_bytes() for path in PARTS)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ snapshots: they are in no list and no count, and have no commands, files or term
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
@@ -24,7 +25,9 @@ from corral.runtime.contract import Limits, NoSuchExecution, Runtime, Stream, Us
 
 #: Where everything of a build is in its devbox: on the disk itself, as buildah's layers are.
 FOLDER: Final = "/var/lib/containers/corral"
-PROGRAM: Final = f"{FOLDER}/inside.py"
+PROGRAM: Final = f"{FOLDER}/inside"
+#: Files of the program.
+PARTS: Final = tuple(sorted(Path(__file__).with_name("inside").glob("*.py")))
 
 #: Command ids, which make a start safe to repeat.
 BUILD: Final = "build"
@@ -66,8 +69,17 @@ class Workshop:
         """For how long the program may build."""
         return job.plan.timeout_s or self.terms.limit_s
 
-    async def open(self, job: Job, begins_as: str | None, also: Callable[[sa.Connection, Devbox], None]) -> Devbox:
-        """Ask for the devbox of a build. `also` is called in the same transaction."""
+    async def open(
+        self,
+        job: Job,
+        begins_as: str | None,
+        lent: Sequence[str],
+        also: Callable[[sa.Connection, Devbox], None],
+    ) -> Devbox:
+        """Ask for the devbox of a build, which can read the layers of the images `lent`.
+
+        `also` is called in the same transaction.
+        """
         request = DevboxRequest(
             name=job.build.id,
             limits=job.plan.limits or self.terms.limits,
@@ -76,6 +88,7 @@ class Workshop:
             snapshot_id=begins_as,
             keep_alive_s=round(self.seconds(job)) + 2 * _MARGIN_S,
             nested=True,
+            lent=tuple(lent),
         )
         return await self._devboxes.create(account_of(job.build.account_id), request, also=also)
 
@@ -108,7 +121,7 @@ class Workshop:
     async def start(self, job: Job, verb: str) -> Execution:
         """Start it, unless it was."""
         account_id, devbox_id = account_of(job.build.account_id), job.devbox_id or ""
-        command = f"exec python3 {PROGRAM} {verb} {FOLDER}"
+        command = f"cd {FOLDER} && exec python3 -m inside {verb} {FOLDER}"
         return await self._executions.start(account_id, devbox_id, command, command_id=verb)
 
     async def kill(self, job: Job, execution: Execution) -> None:

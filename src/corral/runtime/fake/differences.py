@@ -22,6 +22,7 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "a_nested_box_can_hold_containers": _NO_NAMESPACES,
     "a_container_is_held_to_the_limits_of_its_box": _NO_LIMITS,
     "stores_are_in_snapshots": _NO_NAMESPACES,
+    "lent_layers_can_be_read_and_not_changed": _NO_NAMESPACES,
     "a_memory_hog_hurts_itself": _NO_LIMITS,
     "a_fork_bomb_hurts_itself": _NO_LIMITS,
     "a_disk_filler_hurts_itself": _NO_LIMITS,

@@ -68,7 +68,7 @@ class FakeRuntime(Runtime):
 
     async def layers(self) -> set[Layer]:
         await self._enter("layers")
-        return {layer for box in self.host.boxes.values() for layer in box.spec.layers}
+        return {layer for box in self.host.boxes.values() for layer in (*box.spec.layers, *box.spec.lent)}
 
     async def destroy(self, box_id: str) -> None:
         await self._enter("destroy")

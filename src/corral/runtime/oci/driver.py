@@ -121,7 +121,8 @@ class OciRuntime(Runtime):
 
     async def layers(self) -> set[Layer]:
         boxes = (*self._host.living.values(), *self._host.prepared.values())
-        return self._stock.layers | {layer for living in boxes for layer in living.record.layers}
+        used = ((*living.record.layers, *living.record.lent) for living in boxes)
+        return self._stock.layers.union(*used)
 
     async def _make(self, spec: BoxSpec) -> Living:
         try:

@@ -175,6 +175,7 @@ class Maker:
                 files=None if spec.origin is not None else files,
                 binds={config.GUEST_TARGET: self._shared.guest},
                 stores=STORES if spec.nested else (),
+                lent=spec.lent,
             ),
         ]
 

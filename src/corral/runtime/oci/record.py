@@ -40,6 +40,7 @@ class Record:
     start: int = 0
     oom_kills: int = 0
     restored: bool = False
+    lent: tuple[Layer, ...] = ()
 
     @classmethod
     def of(cls, spec: BoxSpec, slot: int) -> Record:
@@ -52,6 +53,7 @@ class Record:
             limits=spec.limits,
             user=spec.user,
             layers=spec.layers,
+            lent=spec.lent,
         )
 
     def claimed(self, spec: BoxSpec) -> Record:
@@ -107,7 +109,8 @@ def start_time(pid: int) -> int:
 def write(folder: Path, record: Record) -> None:
     """Write the record so that a reader sees the old one or the new one."""
     partial = folder / f"{NAME}.new"
-    fields = {**asdict(record), "layers": [layer.pack() for layer in record.layers]}
+    shelves = {name: [layer.pack() for layer in getattr(record, name)] for name in ("layers", "lent")}
+    fields = {**asdict(record), **shelves}
     partial.write_text(json.dumps(fields))
     partial.rename(folder / NAME)
 
@@ -117,8 +120,8 @@ def read(folder: Path) -> Record | None:
     try:
         fields = json.loads((folder / NAME).read_text())
         limits, user = Limits(**fields.pop("limits")), User(**fields.pop("user"))
-        layers = tuple(map(Layer.unpack, fields.pop("layers", ())))
+        layers, lent = (tuple(map(Layer.unpack, fields.pop(name, ()))) for name in ("layers", "lent"))
         # Records of version 0.1.0 have no handle: every box went by its id.
-        return Record(limits=limits, user=user, layers=layers, **{"handle": fields["id"], **fields})
+        return Record(limits=limits, user=user, layers=layers, lent=lent, **{"handle": fields["id"], **fields})
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None

@@ -87,8 +87,8 @@ class BoxStock:
     def take(self, spec: BoxSpec) -> Living | None:
         """A prepared box of the image that `spec` asks for; it is the caller's to hand over or to discard."""
         self.expect(spec.layers)
-        if spec.origin is not None or spec.nested:
-            return None  # they have disks of their own already, or may do more than a box can be made to afterwards
+        if spec.origin is not None or spec.nested or spec.lent:
+            return None  # they have disks of their own, or what a box cannot be given afterwards
         shelf = self._shelves.get(spec.layers)
         return shelf.popleft() if shelf else None
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from corral.runtime.contract import Layer
+from corral.runtime.contract import LENT, Layer
 from corral.runtime.rootfs.steps import (
     BindDisk,
     BindFile,
     BindLayer,
     BindStore,
+    LendLayer,
     MakeStore,
     MakeUpper,
     MountOverlay,
@@ -76,6 +77,7 @@ def root_plan(
     files: Mapping[str, str] | None,
     binds: Mapping[str, Path],
     stores: Sequence[str] = (),
+    lent: Sequence[Layer] = (),
 ) -> list[Step]:
     """Steps that end with the root mounted at `stage.root`. `layers` from the lowest to the highest.
 
@@ -83,7 +85,7 @@ def root_plan(
     None when the disk has been a box's already; `binds` maps paths in the box to files of the host. The highest
     layer must have these paths, as ordinary files in ordinary folders: then no link in a lower layer can lead them
     elsewhere. On a used disk a link may: it is the box's own tree that it leads through. `stores` are paths of folders
-    in the box that lie on the disk without the overlay.
+    in the box that lie on the disk without the overlay. `lent` are layers that the box can look into.
     """
     if not 1 <= len(layers) <= MOST_LAYERS:
         message = f"cannot plan root filesystem: {len(layers)} layers, between 1 and {MOST_LAYERS} are possible"
@@ -104,7 +106,12 @@ def root_plan(
         overlay,
         *inside,
         *(BindStore(str(stage.disk / name), str(stage.root), path, owner) for path, name in kept.items()),
+        *(LendLayer(str(one.path), str(stage.root), _lent_at(one), one.id_base, owner) for one in lent),
     ]
+
+
+def _lent_at(layer: Layer) -> str:
+    return f"{LENT}/{layer.digest.rpartition(':')[2]}"
 
 
 def _below(stage: Stage, layers: Sequence[Layer]) -> tuple[list[BindLayer], list[str]]:

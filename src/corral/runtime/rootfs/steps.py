@@ -10,7 +10,7 @@ import contextlib
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Final, Protocol
 
@@ -290,17 +290,36 @@ class BindStore:
 
     def execute(self, userns_of: UsernsOf) -> None:
         """Copy the mount, attach it where the path leads inside the box's tree."""
-        root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with syscalls.file_ids(self.owner):
-                target = _folder_below(root, self.path)
-        finally:
-            os.close(root)
-        try:
-            suid_and_programs = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
+        suid_and_programs = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
+        with _below(self.root, self.path, self.owner) as target:
             _attach(self.source, target, syscalls.MOUNT_ATTR_NODEV, cleared=suid_and_programs)
-        finally:
-            os.close(target)
+
+
+@dataclass(frozen=True, slots=True)
+class LendLayer:
+    """A layer's directory at `path` in the box, read-only, with its owners shifted into the box's id range.
+
+    `owner` is the host id of the box's root. The box can neither undo it nor make it writable: mounts from outside its
+    user namespace are locked.
+    """
+
+    kind: ClassVar[str] = "lend"
+    source: str
+    root: str
+    path: str
+    id_base: int
+    owner: int
+
+    def describe(self) -> str:
+        """As shell (util-linux 2.39 has the option)."""
+        option = f"bind,ro,nodev,X-mount.idmap=b:{self.id_base}:BOX:65536"
+        return f"mount -o {option} {shlex.quote(self.source)} {shlex.quote(self.root + self.path)}"
+
+    def execute(self, userns_of: UsernsOf) -> None:
+        """Copy the mount, map it, attach it where the path leads inside the box's tree."""
+        wanted = syscalls.MOUNT_ATTR_IDMAP | syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NODEV
+        with _below(self.root, self.path, self.owner) as target:
+            _attach(self.source, target, wanted, userns_of(self.id_base))
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,9 +352,25 @@ _KINDS: Final[Mapping[str, type[Any]]] = {
         BindFile,
         MakeStore,
         BindStore,
+        LendLayer,
         Cover,
     )
 }
+
+
+@contextlib.contextmanager
+def _below(tree: str, path: str, owner: int) -> Iterator[int]:
+    """As `_folder_below`, of the box's tree at `tree`; what is made belongs to `owner`."""
+    root = os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with syscalls.file_ids(owner):
+            target = _folder_below(root, path)
+    finally:
+        os.close(root)
+    try:
+        yield target
+    finally:
+        os.close(target)
 
 
 def _folder_below(root: int, path: str) -> int:

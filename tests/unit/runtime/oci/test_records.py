@@ -13,14 +13,15 @@ import pytest
 
 from corral.runtime.cgroup.group import Group
 from corral.runtime.cgroup.layout import Layout, Mode
-from corral.runtime.contract import BoxSpec, HostExhausted, HostUnfit, Limits
+from corral.runtime.contract import BoxSpec, HostExhausted, HostUnfit, Layer, Limits
 from corral.runtime.linux import mounts
 from corral.runtime.oci import record, wire
 from corral.runtime.oci.faults import refused
 from corral.runtime.oci.record import Record
 from corral.runtime.oci.removal import end
 
-SPEC = BoxSpec("box", (), "name", limits=Limits(cpu=0.5))
+LAYERS = tuple(Layer(f"sha256:{name}", Path(f"/{name}")) for name in "ab")
+SPEC = BoxSpec("box", LAYERS[:1], "name", limits=Limits(cpu=0.5), lent=LAYERS[1:])
 
 
 def test_frames_come_out_however_they_are_cut() -> None:

@@ -16,13 +16,15 @@ from corral.runtime.rootfs.plan import MOST_LAYERS, Stage, root_plan
 STAGE = Stage(Path("/run/corral/x/stage"))
 
 
-def plan(layers: int = 2, *, used: bool = False, stores: tuple[str, ...] = ()) -> list[steps.Step]:
+def plan(
+    layers: int = 2, *, used: bool = False, stores: tuple[str, ...] = (), lent: tuple[Layer, ...] = ()
+) -> list[steps.Step]:
     below = [
         Layer(str(number), Path(f"/images/{number}/tree/{number}"), id_base=number * 65536) for number in range(layers)
     ]
     files = None if used else {"etc/hostname": "box\n"}
     binds = {"/run/x": Path("/bin/guest")}
-    return root_plan(STAGE, below, Path("/pool/box"), owner=7, files=files, binds=binds, stores=stores)
+    return root_plan(STAGE, below, Path("/pool/box"), owner=7, files=files, binds=binds, stores=stores, lent=lent)
 
 
 def test_the_upper_is_made_first_and_binds_go_into_the_finished_root() -> None:
@@ -44,6 +46,14 @@ def test_stores_lie_on_the_disk_beside_the_overlay(*, used: bool) -> None:
     assert isinstance(bind, steps.BindStore)
     assert store.folder == "/pool/box/stores/docker"
     assert (bind.source, bind.path) == ("/run/corral/x/stage/disk/stores/docker", "/var/lib/docker")
+
+
+def test_lent_layers_come_last_each_alone_and_by_its_digest() -> None:
+    made = plan(stores=("/var/lib/docker",), lent=(Layer("sha256:a1", Path("/images/l/a1/tree"), 5),))[-1]
+    assert isinstance(made, steps.LendLayer)
+    assert (made.source, made.path, made.id_base) == ("/images/l/a1/tree", "/var/lib/corral/layers/a1", 5)
+    assert "ro,nodev" in made.describe()
+    assert steps.unpack(json.loads(json.dumps(steps.pack(made)))) == made
 
 
 def test_the_highest_layer_comes_first_in_the_overlay() -> None:

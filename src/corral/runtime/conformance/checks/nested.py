@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from corral.runtime.conformance.checks.snapshots import snapshot_of
 from corral.runtime.conformance.suite import Bench, Group, expect, expect_equal
-from corral.runtime.contract import MIB, STORES, BoxStatus
+from corral.runtime.contract import LENT, MIB, STORES, BoxStatus
 
 GROUP = Group()
 
@@ -76,3 +77,35 @@ async def stores_are_in_snapshots(bench: Bench) -> None:
         await bench.runtime.create(copy)
     expect_equal((await bench.sh(copy.id, listing, user="root")).text, before, "the stores of the copy")
     expect("7 8" in before, "owners are kept")
+
+
+#: What the root of a box tries to get hold of a layer that it was lent: {tree} is where it sees that.
+_TRIES: Final = """
+touch {tree}/etc/mine && echo written
+chown 7 {tree}/etc/passwd && echo given
+mount -o remount,bind,rw {tree} && touch {tree}/etc/mine && echo mounted writable
+unshare --mount sh -c 'mount -o remount,bind,rw {tree} && touch {tree}/etc/mine && echo mounted writable in there'
+umount {tree} && echo unmounted
+stat -c '%u %g' {tree}/etc/passwd && grep -c ^root: {tree}/etc/passwd
+"""
+
+
+@GROUP.hazardous
+async def lent_layers_can_be_read_and_not_changed(bench: Bench) -> None:
+    """A box finds the layers that it was lent, and no other; not even the root of a nested one can write to them.
+
+    A box that begins as its disk has none.
+    """
+    plain = bench.spec()
+    layer = plain.layers[0]
+    tree = f"{LENT}/{layer.digest.rpartition(':')[2]}"
+    spec = replace(plain, nested=True, lent=(layer,))
+    await bench.runtime.create(spec)
+    expect(layer in await bench.runtime.layers(), "the layer counts as used")
+    ran = await bench.sh(spec.id, _TRIES.format(tree=tree), user="root")
+    expect_equal(ran.text.splitlines(), ["0 0", "1"], "what root could do with it")
+    expect_equal((await bench.sh(spec.id, f"ls {LENT}")).text.split(), [tree.rpartition("/")[2]], "all that was lent")
+    async with snapshot_of(bench, spec.id) as name:
+        copy = replace(bench.spec(), nested=True, origin=name)
+        await bench.runtime.create(copy)
+    expect_equal((await bench.sh(copy.id, f"ls -A {tree}")).text, "", "what a copy sees of it")

@@ -1,10 +1,7 @@
-"""The program that runs in the devbox of a build, never on the host: it has buildah build, and lays the image out.
+"""Has buildah build, bounds and stamps the log, and lays the image out.
 
-Owns the order of things in there, and the form of the log. It is given to the devbox as a file, so it imports nothing
-but the standard library. What it says is not trusted: whatever a Dockerfile runs has the same rights in there.
-
-`inside.py build FOLDER` reads FOLDER/plan.json, writes the log to standard output, one object a line, and ends with
-FOLDER/result.json. `inside.py clean FOLDER` leaves nothing but buildah's layers, so that the disk can be kept.
+`python3 -m inside build FOLDER` reads FOLDER/plan.json, writes the log to standard output, one object a line, and ends
+with FOLDER/result.json; with `clean` it leaves nothing but buildah's layers, so that the disk can be kept.
 """
 
 from __future__ import annotations
@@ -24,12 +21,13 @@ from collections import deque
 from pathlib import Path
 from typing import IO, Any
 
+from . import second
+
 #: `[2/3] STEP 4/9: RUN make`, or without the stage when there is one only.
 STEP = re.compile(r"^(?:\[(\d+)/(\d+)\] )?STEP (\d+)/(\d+): (.*)$")
 #: Lines from the end that are shown although the log was cut before.
 KEPT = 50
-#: Names of our own: registries' hosts have no such ending. Files in LOADED tell which bases this disk has.
-OWN = "corral.invalid/base"
+#: Files in it tell which bases this disk was sent.
 LOADED = Path("/var/lib/containers/corral-bases")
 REGISTRIES = Path("/etc/containers/registries.conf.d/corral.conf")
 
@@ -121,8 +119,18 @@ class Build:
     def _load_bases(self) -> None:
         # A name that is on nobody's disk is looked for where everybody looks.
         REGISTRIES.write_text(f'unqualified-search-registries = ["{"docker"}.io"]\n')
-        for base in self.plan["bases"]:
-            own = f"{OWN}/{base['id']}"
+        lent = [base for base in self.plan["bases"] if "layers" in base]
+        sent = [base for base in self.plan["bases"] if "layers" not in base]
+        layers = second.lay(lent, Path(self.plan["lent"]))
+        try:
+            second.require_parents(layers)
+            taken = second.taken_names({second.full_name(name) for base in lent for name in base["names"]})
+        except (ValueError, KeyError, TypeError) as problem:
+            raise Failed("base", f"cannot use the disk of an earlier build: {problem}") from None
+        for name in taken:
+            self._need("base", "buildah", "untag", name, name)
+        for base in sent:
+            own = f"{second.OWN}/{base['id']}"
             if self._quiet("buildah", "inspect", "--type", "image", own).returncode:
                 self.log.say(f"loading base image {base['names'][0]}")
                 self._need("base", "buildah", "pull", "--quiet", f"oci:{self.folder}/bases:{own}:latest")
@@ -207,7 +215,7 @@ class Build:
     def _env(self) -> dict[str, str]:
         # The kernel lets nobody in a user namespace take the old root away below the new one. What a command can reach
         # by breaking out of its chroot is this devbox, which it has to itself.
-        return {**os.environ, "TMPDIR": str(self.folder / "tmp"), "BUILDAH_NOPIVOT": "1"}
+        return {**second.environment(), "TMPDIR": str(self.folder / "tmp"), "BUILDAH_NOPIVOT": "1"}
 
     def _late(self) -> Failed:
         return Failed("build", f"the build took longer than {self.plan['timeout_s']:g} s", late=True)
@@ -262,10 +270,10 @@ def clean(folder: Path) -> None:
     plan = json.loads((folder / "plan.json").read_text())
     # What these names mean is decided anew for each build. Bases have one more name, so that they stay; so does the
     # result, because all that it was made of would go with it.
-    names = [name for base in plan["bases"] for name in base["names"]]
+    names = [name for base in plan["bases"] if "layers" not in base for name in base["names"]]
     for argv in (["buildah", "rm", "--all"], *(["buildah", "rmi", name] for name in names)):
         # A name that was not given yet is not there.
-        subprocess.run(argv, capture_output=True, check=False, timeout=60)
+        subprocess.run(argv, capture_output=True, check=False, timeout=60, env=second.environment())
     shutil.rmtree(folder)
 
 
