@@ -7,10 +7,8 @@ not talk to a guest.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +26,7 @@ from corral.runtime.contract import (
 )
 from corral.runtime.linux import uts
 from corral.runtime.network.namespace import SlotWish
-from corral.runtime.oci import probe, record, slots
+from corral.runtime.oci import measuring, probe, record, slots
 from corral.runtime.oci.checkpoints import Checkpoints
 from corral.runtime.oci.faults import ended_at_once, exists, settled
 from corral.runtime.oci.launching import LauncherClient
@@ -291,33 +289,11 @@ class Host:
 
     def usage(self, found: record.Record) -> Usage:
         """What a box uses now. Raises BoxGone."""
-        try:
-            counted = self.shared.group(found.handle).counters()
-            disk = self.pool.used(found.handle)
-        except OSError as error:
-            # ENODEV: the group was removed after its file was opened.
-            if error.errno not in {errno.ENOENT, errno.ENODEV}:
-                raise
-            message = f"cannot measure box {found.id}: it is gone"
-            raise BoxGone(message) from error
-        return Usage(
-            cpu_us=counted.cpu_us,
-            memory=counted.memory,
-            cache=counted.cache,
-            memory_peak=counted.memory_peak,
-            disk=disk,
-            pids=counted.pids,
-            oom_kills=counted.oom_kills,
-            limits=found.limits,
-        )
+        return measuring.usage(self.shared, found)
 
     def usages(self, found: Sequence[record.Record]) -> dict[str, Usage]:
         """`usage` of each, less those that are gone."""
-        used = {}
-        for one in found:
-            with contextlib.suppress(BoxGone):
-                used[one.id] = self.usage(one)
-        return used
+        return measuring.usages(self.shared, found)
 
     def saw(self, living: Living, oom_kills: int) -> None:
         """Remember kills for memory that the box has outlived: they do not explain its end."""
@@ -347,12 +323,4 @@ class Host:
 
     def reason(self, found: record.Record, status: int | None) -> DeathReason:
         """Why process 1 ended. `status` is its wait status, None when the kernel does not tell it any more."""
-        if found.boot != record.boot_id():
-            return DeathReason.HOST_RESTARTED
-        killed = status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL)
-        if not killed:
-            return DeathReason.EXITED
-        with contextlib.suppress(FileNotFoundError):
-            if self.shared.group(found.handle).oom_kills() > found.oom_kills:
-                return DeathReason.OUT_OF_MEMORY
-        return DeathReason.KILLED
+        return measuring.reason(self.shared, found, status)
