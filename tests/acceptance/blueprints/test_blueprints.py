@@ -6,7 +6,11 @@ import json
 
 import pytest
 
+from corral.images.service import Images
+from tests.acceptance.blueprints.conftest import IMAGES
+from tests.harness.caller import Caller
 from tests.harness.cli import Cli
+from tests.harness.server import Server
 
 pytestmark = [pytest.mark.root, pytest.mark.image]
 
@@ -106,3 +110,35 @@ def test_a_step_that_fails_is_shown_with_its_command_output_and_exit_code(cli: C
     (cli.folder / "Dockerfile").write_text("FROM nowhere.invalid/no:thing\n")
     done = cli.run("blueprint", "create", "baseless", "--dockerfile", "Dockerfile", "--watch")
     assert (done.returncode, b"nowhere.invalid/no:thing" in done.stderr) == (1, True)
+
+
+#: A container of nothing but a program that waits: no registry has it, so whatever runs it got it from the blueprint.
+WAITS = """\
+FROM debian-13-slim AS made
+RUN mkdir /out && cp --parents /bin/sleep $(ldd /bin/sleep | grep -o '/[^ ]*') /out
+FROM scratch
+COPY --from=made /out /
+CMD ["/bin/sleep", "infinity"]
+"""
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.skipif("docker" not in Images(IMAGES).names(), reason="no image docker: corral image build docker")
+def test_images_of_services_come_with_the_blueprint(cli: Cli, server: Server) -> None:
+    (cli.folder / "Dockerfile").write_text(WAITS)
+    image = f"blueprint:{cli.out('blueprint', 'create', 'waits', '--dockerfile', 'Dockerfile', '--watch').strip()}"
+    caller = Caller(server)
+    with caller.http:
+        services = [{"name": "waits", "image": image}, {"name": "lost", "image": "nowhere.invalid/no:thing"}]
+        launch = {
+            "required_services": ["waits"],
+            "launch_commands": ["docker inspect -f '{{.Config.Image}}' waits > ran"],
+        }
+        wish = {"name": "with-service", "services": services, "launch_parameters": launch}
+        made = caller.http.post("/v1/blueprints", json=wish).raise_for_status().json()
+        log = cli.out("blueprint", "logs", "with-service", "--follow")
+        assert f"pulling image {image} of a service" in log
+        assert "cannot pull image nowhere.invalid/no:thing of a service, devboxes pull it themselves" in log
+        devbox = caller.create(blueprint_id=made["id"])
+        assert caller.run(devbox, "cat ran; docker ps --format '{{.Names}}'") == f"{image}\nwaits\n"
+        caller.post(f"/{devbox}/shutdown")

@@ -317,6 +317,15 @@ async def test_a_devbox_cannot_begin_as_what_is_not_there(stand: Stand) -> None:
     refused(await stand.client.get(f"/v1/blueprints/{built['id']}/logs", headers=headers), 404, built["id"])
 
 
+async def test_images_of_services_are_a_part_of_the_build(stand: Stand) -> None:
+    services = [
+        {"name": name, "image": f"{image}:16"} for name, image in (("db", "pg"), ("cache", "redis"), ("db2", "pg"))
+    ]
+    await make(stand, services=services)
+    await make(stand, services=services[:1])
+    assert [plan.carried for plan in stand.builds.plans.values()] == [("pg:16", "redis:16"), ("pg:16",)]
+
+
 async def test_a_devbox_that_requires_services_starts_docker_first(stand: Stand) -> None:
     services = [{"name": name, "image": "postgres:16"} for name in ("db", "cache", "other")]
     made = await make(stand, services=services, launch_parameters={"required_services": ["cache", "db"]})

@@ -11,6 +11,7 @@ import pytest
 
 from corral.images.blueprints import render
 from corral.images.blueprints.model import CodeMount, ContainerService, FileMount, Recipe
+from corral.images.builds.model import archive_name
 
 
 def lines(recipe: Recipe) -> list[str]:
@@ -170,8 +171,12 @@ def test_paths_are_in_the_home(path: str, absolute: str) -> None:
 
 def test_a_service_is_one_command_whatever_its_fields_hold() -> None:
     service = ContainerService("db", "postgres:16", {"P": "a b'$x"}, "--shm-size 1g --label 'a b'", ("5432:5432",))
-    start, run = render.service_command(service).split(" || ")
+    start, here, loaded, rest = render.service_command(service).split(" || ")
     assert start == "docker start db >/dev/null 2>&1"
+    load, run = rest.removesuffix("; }").split("; ")
+    archive = f"/var/lib/corral/images/{archive_name('postgres:16')}"
+    assert (here, load) == (f"{{ [ ! -e {archive} ]", f"docker load --quiet --input {archive}")
+    assert loaded == "docker image inspect postgres:16 >/dev/null 2>&1"
     assert shlex.split(run) == [
         *("docker", "run", "--detach", "--name", "db", "--restart", "unless-stopped", "--env", "P=a b'$x"),
         *("--publish", "5432:5432", "--shm-size", "1g", "--label", "a b", "postgres:16"),

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from corral.images.blueprints.model import CodeMount, ContainerService, FileMount, Recipe
+from corral.images.builds.model import CARRIED, archive_name
 from corral.images.stock import DEFAULT
 
 #: Paths that mean the same in an instruction, in a shell and in JSON.
@@ -52,13 +53,20 @@ def blueprint_in(name: str) -> str | None:
 
 
 def service_command(service: ContainerService) -> str:
-    """The shell command that starts the service in a devbox, or starts it again where the disk has it already."""
+    """The shell command that starts the service in a devbox, or starts it again where the disk has it already.
+
+    Docker takes its image from the archive that the blueprint carries, if it was to be had when that was built.
+    """
     words = ["docker", "run", "--detach", "--name", service.name, "--restart", "unless-stopped"]
     words += [word for name, value in service.env.items() for word in ("--env", f"{name}={value}")]
     words += [word for mapping in service.port_mappings for word in ("--publish", mapping)]
     words += [*shlex.split(service.options), service.image]
     name = shlex.quote(service.name)
-    return f"docker start {name} >/dev/null 2>&1 || {shlex.join(words)}"
+    archive, image = f"{CARRIED}/{archive_name(service.image)}", shlex.quote(service.image)
+    load = (
+        f"[ ! -e {archive} ] || docker image inspect {image} >/dev/null 2>&1 || docker load --quiet --input {archive}"
+    )
+    return f"docker start {name} >/dev/null 2>&1 || {{ {load}; {shlex.join(words)}; }}"
 
 
 def _joined(parts: Iterable[str]) -> str:

@@ -276,7 +276,8 @@ def begin(
     at_ms: int,
 ) -> rows.Standing:
     """Request the build of a blueprint. Raises errors.CorralError for what cannot be built."""
-    plan = BuildPlan(account_id, blueprint_id, wish.dockerfile, context, wish.build_args)
+    carried = tuple(dict.fromkeys(service["image"] for service in wish.parameters.get("services") or ()))
+    plan = BuildPlan(account_id, blueprint_id, wish.dockerfile, context, wish.build_args, carried=carried)
     return standing(builds.request(connection, plan), at_ms)
 
 

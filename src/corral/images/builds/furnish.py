@@ -20,6 +20,7 @@ from corral.core import errors
 from corral.devboxes.service import Files
 from corral.images.builds import log
 from corral.images.builds.library import Image, Library
+from corral.images.builds.model import CARRIED, archive_name
 from corral.images.builds.tables import Job
 from corral.images.builds.workshop import FOLDER, PARTS, PROGRAM, Workshop, account_of
 from corral.runtime.contract import LENT
@@ -89,11 +90,13 @@ class Furnisher:
         plan = {
             "args": dict(job.plan.build_args),
             "target": job.plan.target,
+            "carried": {image: archive_name(image) for image in job.plan.carried},
+            "carried_in": CARRIED,
             "timeout_s": self._workshop.seconds(job),
             "bases": list(given.bases.values()),
             "lent": LENT,
             "known": sorted(digest.removeprefix("sha256:") for digest in given.known),
-            "most_layers": self.most_layers,
+            "most_layers": self.most_layers - bool(job.plan.carried),
             "log_bytes": self._workshop.terms.log_bytes,
             "line_length": log.LINE_LENGTH,
         }

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from corral.runtime.contract import Limits
+
+#: Where an image has the images that it carries, each as an archive of Docker.
+CARRIED: Final = "/var/lib/corral/images"
+
+
+def archive_name(image: str) -> str:
+    """The file in CARRIED that an image of this name is carried in."""
+    return f"{hashlib.sha256(image.encode()).hexdigest()[:32]}.tar"
 
 
 class BuildStatus(enum.StrEnum):
@@ -45,6 +55,8 @@ class BuildPlan:
 
     `wanted_by` is the id of what needs the image, a blueprint for example: the build goes on, and its image is kept,
     while anything wants it. `files` are texts that the Dockerfile can copy by `COPY --from=corral-files <name> …`.
+    `carried` are names of images that come with it, in CARRIED, for Docker in its devboxes; one that cannot be had is
+    a warning in the log.
     `limits` and `timeout_s` None are those of the settings, and do not decide what comes out.
     """
 
@@ -54,6 +66,7 @@ class BuildPlan:
     context: BuildContext | None = None
     build_args: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    carried: tuple[str, ...] = ()
     target: str | None = None  #: a stage, when it is not the last
     limits: Limits | None = None
     timeout_s: float | None = None

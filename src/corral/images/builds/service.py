@@ -19,6 +19,7 @@ from corral.core import errors, events
 from corral.core.clock import Clock
 from corral.core.ids import Ids
 from corral.core.store.store import Store
+from corral.images import stock
 from corral.images.builds import dockerfile, harvest, log, rows
 from corral.images.builds.library import Library
 from corral.images.builds.model import ENDED, Build, BuildLine, BuildPlan
@@ -177,7 +178,12 @@ class Builds:
             base = self._bases.find(connection, plan.account_id, name)
             if base is not None:
                 found.append(rows.Named(name, base.name, base.digest))
-        return found
+        for name in plan.carried:
+            base = self._bases.find(connection, plan.account_id, name)
+            # A stock image that stands for an official one is what to build upon, and no service.
+            if base is not None and (base.name == name or base.name != stock.flavour_of(name)):
+                found.append(rows.Named(name, base.name, base.digest))
+        return list(dict.fromkeys(found))
 
 
 def _key(plan: BuildPlan, named: Sequence[rows.Named], builder: str) -> str:
@@ -188,6 +194,7 @@ def _key(plan: BuildPlan, named: Sequence[rows.Named], builder: str) -> str:
         "dockerfile": plan.dockerfile,
         "build_args": dict(plan.build_args),
         "files": dict(plan.files),
+        "carried": list(plan.carried),
         "target": plan.target,
         "context": plan.context.digest if plan.context is not None else None,
         "bases": [[base.written, base.digest] for base in named],

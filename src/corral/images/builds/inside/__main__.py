@@ -103,6 +103,7 @@ class Build:
             context = self._unpack()
             self._build(context, [])
             self._fit(context)
+            self._carry()
             self._lay_out()
         except Failed as problem:
             self.log.finish()
@@ -159,14 +160,7 @@ class Build:
             # It would ask for more than a box may have, and fail.
             soft, hard = resource.getrlimit(number)
             argv += ["--ulimit", f"{name}={soft}:{hard}"]
-        argv += [
-            "--build-context",
-            f"corral-files={files}",
-            "--tag",
-            RESULT,
-            "--file",
-            str(self.folder / "Dockerfile"),
-        ]
+        argv += ["--build-context", f"corral-files={files}", "--tag", RESULT, "--file", f"{self.folder}/Dockerfile"]
         for name, value in self.plan["args"].items():
             argv += ["--build-arg", f"{name}={value}"]
         if self.plan["target"]:
@@ -184,6 +178,31 @@ class Build:
                 return
             self.log.say(f"the image has {layers} layers, over {self.plan['most_layers']}: making one of them")
             self._build(context, [how])
+
+    def _carry(self) -> None:
+        """Add a layer with archives of other images; those that cannot be had are not in it."""
+        here = {name for base in self.plan["bases"] for name in base["names"]}
+        folder = self.folder / "carried"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for image, name in self.plan["carried"].items():
+            self.log.say(f"pulling image {image} of a service")
+            archive = folder / name
+            # No registry is asked for what the host has; an image of an earlier build may have got a successor.
+            policy = "missing" if image in here else "newer"
+            done = self._quiet("buildah", "pull", "--quiet", "--policy", policy, image)
+            if not done.returncode:
+                source = f"containers-storage:@{done.stdout.decode().strip()}"
+                done = self._quiet("skopeo", "copy", "--quiet", source, f"docker-archive:{archive}:{image}")
+            if done.returncode:
+                archive.unlink(missing_ok=True)
+                why = _last(done.stderr)
+                self.log.say(f"cannot pull image {image} of a service, devboxes pull it themselves: {why}", "warn")
+        if any(folder.iterdir()):
+            made = self._need("image", "buildah", "from", "--pull-never", RESULT).decode().strip()
+            self._need("image", "buildah", "add", "--quiet", made, folder, self.plan["carried_in"])
+            self._need("image", "buildah", "commit", "--quiet", "--rm", made, RESULT)
+        shutil.rmtree(folder)
 
     def _lay_out(self) -> None:
         """The image as an OCI layout; layers that the host has are files without content and are not written."""
