@@ -58,7 +58,7 @@ class Cli:
 
     def json(self, *arguments: str) -> Any:
         """Run with --json and return the document that it wrote, and nothing but that."""
-        verbs = 2 if arguments[0] == "devbox" else 1
+        verbs = 2 if arguments[0] in {"blueprint", "devbox"} else 1
         return json.loads(self.out(*arguments[:verbs], "--json", *arguments[verbs:]))
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:

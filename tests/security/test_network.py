@@ -67,10 +67,14 @@ def listening(address: str = "0.0.0.0", family: int = socket.AF_INET) -> Iterato
 @pytest.mark.parametrize("user", ["root", "user"])
 async def test_no_address_of_the_host_answers(yard: Yard, user: str) -> None:
     with listening() as everywhere, listening("127.0.0.1") as loopback:
-        addresses = {*host_addresses("-4"), yard.gateway, "0.0.0.0", "127.0.0.1", "127.0.1.1", "255.255.255.255"}
+        own = set(host_addresses("-4"))
+        addresses = {*own, yard.gateway, "0.0.0.0", "127.0.0.1", "127.0.1.1", "255.255.255.255"}
         targets = [(address, port) for address in addresses for port in (everywhere, loopback, 22)]
         targets += [(f"::ffff:{address}", everywhere) for address in addresses if address[0] != "0"]
-        assert await yard.probe(REACH.format(targets=targets), user=user) == []
+        reached = await yard.probe(REACH.format(targets=targets), user=user)
+        # What the host gave back meanwhile, other servers' links, is an address of the world by then.
+        returned = own - set(host_addresses("-4"))
+        assert [target for target in reached if target[0].removeprefix("::ffff:") not in returned] == []
         socket.create_connection((yard.gateway, everywhere), 2).close()
 
 

@@ -19,7 +19,7 @@ from corral.core import errors
 from corral.images import finish, packages, store
 from corral.images.packages import Step
 from corral.images.stock import Flavour
-from corral.runtime.linux import syscalls
+from corral.runtime.linux import mounts, syscalls
 
 JOB: Final = "job.json"
 _MERGED: Final = "merged"
@@ -79,7 +79,10 @@ def main() -> int:
     """Carry out the job in the folder that the first argument names."""
     folder = Path(sys.argv[1])
     try:
-        listed = assemble(folder, Job.unpack(json.loads((folder / JOB).read_text())))
+        job = Job.unpack(json.loads((folder / JOB).read_text()))
+        # A copy of a server's mounts here would keep its disks from being unmounted until the image is made.
+        mounts.drop_unneeded([sys.argv[1], job.log, job.wheels, *job.lowers])
+        listed = assemble(folder, job)
     except errors.CorralError as problem:
         _say({"refused": problem.message})
         return 1

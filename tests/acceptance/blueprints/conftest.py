@@ -10,6 +10,8 @@ import pytest
 
 from corral.core.settings import Settings
 from corral.images.service import Images
+from corral.runtime.oci.settings import Places
+from tests.harness.builds import eventually
 from tests.harness.cli import Cli
 from tests.harness.server import Server
 
@@ -31,6 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with Server(tmp_path_factory.mktemp("blueprints") / "data", runtime="oci") as running:
         yield running
+        # A build that a failed test left would go on in a devbox that is no account's to shut down.
+        cli = Cli(running, tmp_path_factory.mktemp("end"))
+        for blueprint in cli.json("blueprint", "list"):
+            cli.out("blueprint", "delete", blueprint["id"])
+        running.shutdown_all()
+        eventually(lambda: not list(Places(running.data).boxes.glob("*")))
 
 
 @pytest.fixture
