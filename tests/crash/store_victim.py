@@ -1,19 +1,20 @@
 """Kill whoever changes the image store, at one step after another, and judge what is left.
 
 `python -m tests.crash.store_victim FOLDER SEED COUNT`: one process for all of it, since each victim is a fork.
-A step is whatever Python does to files or starts as a program; FOLDER/layout-1 and -2 are what is taken in.
+A step is whatever Python does to files or starts as a program; FOLDER/layout-1, -2 and layer.tar are what is taken in.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from corral.core import errors
@@ -30,9 +31,22 @@ STEPS = frozenset(
 )  # fmt: skip
 
 
+async def move(images: Images, archive: bytes) -> None:
+    """A layer comes from elsewhere, and goes to another node."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield archive
+
+    digest = f"sha256:{hashlib.sha256(archive).hexdigest()}"
+    await images.take_layer(digest, pieces())
+    async with images.pack_layer(digest) as path:
+        assert path.stat().st_size
+
+
 def life(root: Path, layout: Path) -> None:
-    """All that happens to an image: in, named, used for a while, out, and its layers gone."""
+    """All that happens to an image: in, named, used for a while, out, and its layers gone; and to a layer alone."""
     images = Images(root, root.parent / "data")
+    asyncio.run(move(images, (root.parent / "layer.tar").read_bytes()))
     asyncio.run(images.import_layout(layout, "victim:1"))
     images.alias("other:1", "victim:1")
     images.resolve("other:1")

@@ -23,6 +23,7 @@ BASE = tar(folder("./"), Entry("base", b"b"))
 def test_a_store_whose_writer_is_killed_at_any_step_stays_sound(tmp_path: Path) -> None:
     archives.layout(tmp_path / "layout-1", [BASE])
     archives.layout(tmp_path / "layout-2", [BASE, tar(folder("./"), Entry(".wh.base"), Entry("top", b"t"))])
+    (tmp_path / "layer.tar").write_bytes(tar(folder("./"), Entry("alone", b"a")))
     done = subprocess.run(
         [sys.executable, "-m", "tests.crash.store_victim", str(tmp_path), str(SEED), str(COUNT)],
         cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=170,

@@ -15,7 +15,6 @@ from corral.images.remote_store import RemoteStore
 from corral.images.service import Images
 from corral.images.snapshots import SnapshotController, Snapshots
 from corral.images.sweeper import LayerSweeper
-from corral.runtime.contract import Layer
 from corral.storage.service import load_remote_key
 
 
@@ -45,8 +44,7 @@ def make(base: Base, machine: Machine, storage: Storage, boxes: DevboxParts) -> 
     remote, sender = None, None
     if settings.objects is not None:
         remote = RemoteStore(storage.contents, load_remote_key(settings.data, settings.remote_key, ids))
-        shelf = LayerShelf(settings.data / "layers", remote, lambda: _layers(machine))
-        shelf.open()
+        shelf = LayerShelf(remote, images)
         sender = RemoteController(
             store,
             feed,
@@ -79,8 +77,3 @@ def make(base: Base, machine: Machine, storage: Storage, boxes: DevboxParts) -> 
         sender=sender,
         sweeper=sweeper,
     )
-
-
-def _layers(machine: Machine) -> list[Layer]:
-    """The layers of all images that are on this host."""
-    return [layer for name in machine.images.names() for layer in machine.images.resolve(name).layers]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import corral
 from corral.core import errors
 from corral.core.clock import SystemClock
 from corral.core.settings import RuntimeName, Settings, Switch
 from corral.images.builds.library import Library
+from corral.images.layers import Layers
 from corral.images.service import Images, Registries
 from corral.runtime.contract import Layer, Runtime
 from corral.runtime.fake import FakeHost, FakeRuntime
@@ -23,12 +24,16 @@ from corral.runtime.oci.settings import OciSettings
 _ARCHITECTURES: Final = {"aarch64": "arm64", "arm64": "arm64"}
 
 
+class Host(Library, Layers, Protocol):
+    """The images of this host, and their layers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """One host's runtime and images."""
 
     runtime: Runtime
-    images: Library
+    images: Host
 
 
 def make(settings: Settings, clock: SystemClock, undo: contextlib.AsyncExitStack) -> Machine:
@@ -98,6 +103,17 @@ class NoImages:
     async def import_layout(self, _folder: Path, reference: str) -> _NoLayers:
         """There is nowhere to put it."""
         raise errors.NotOffered(f"cannot import image {reference}: the fake runtime has none")
+
+    def layer(self, digest: str) -> Layer | None:
+        """There is none."""
+
+    def pack_layer(self, digest: str) -> contextlib.AbstractAsyncContextManager[Path]:
+        """There is none to give."""
+        raise errors.NotOffered(f"cannot send layer {digest}: the fake runtime has none")
+
+    async def take_layer(self, digest: str, _pieces: AsyncIterator[bytes]) -> Layer:
+        """There is nowhere to put it."""
+        raise errors.NotOffered(f"cannot receive layer {digest}: the fake runtime has none")
 
     def forget(self, name: str) -> None:
         """There is nothing to forget."""

@@ -52,6 +52,11 @@ def take_tar(store: ImageStore, work: Path, path: Path, name: str, clock: Clock,
     return _name(store, name, config, [facts], str(path), clock, task)
 
 
+def take_layer(store: ImageStore, work: Path, blob: Path, diff_id: str, task: Task) -> None:
+    """Make a layer of its archive, compressed or not, though no image of this host has it."""
+    _layer(store, work, LayoutLayer(diff_id, blob), "layer", task)
+
+
 def _layer(store: ImageStore, work: Path, layer: LayoutLayer, where: str, task: Task) -> LayerFacts:
     """The layer, made of its blob unless it is there. Who knows a layer's digest may use it."""
     task.check()

@@ -1,110 +1,106 @@
 """Layers of images in the object store, so that a snapshot is of use on a node that has not its image.
 
-Owns the folder of layers that were fetched, and the keys of those that are kept. A layer is stored once, under its
-digest, as a compressed tar archive whose own digest is signed.
+Owns the keys under which they are kept: a layer is stored once, under its digest, as the compressed archive that this
+is the digest of. On this host layers are the image store's: what is fetched becomes one like any other there.
 """
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from corral.core import errors
 from corral.images.remote_store import Manifest, RemoteStore
 from corral.runtime.contract import Layer, SnapshotForm
-from corral.runtime.rootfs import transfer
-
-_PARTIAL: Final = ".new-"
 
 #: The account that layers are stored under: they are nobody's.
 NOBODY: Final = "layers"
 
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+_PIECE: Final = 1 << 20
+
+
+class Layers(Protocol):
+    """The layers of this host."""
+
+    def layer(self, digest: str) -> Layer | None:
+        """The one with this digest, which stays for an hour at least; None when there is none."""
+
+    def pack_layer(self, digest: str) -> AbstractAsyncContextManager[Path]:
+        """A file with its archive, compressed, while the context lasts. Raises errors.Unavailable."""
+
+    async def take_layer(self, digest: str, pieces: AsyncIterator[bytes]) -> Layer:
+        """Make it of its archive, compressed or not; it stays for an hour at least.
+
+        Raises errors.Invalid, errors.TooLarge.
+        """
+
 
 class LayerShelf:
-    """`known` gives the layers of all images that this host has now."""
+    """One for each server."""
 
-    def __init__(self, folder: Path, remote: RemoteStore, known: Callable[[], Iterable[Layer]]) -> None:
-        self._folder = folder
+    def __init__(self, remote: RemoteStore, layers: Layers) -> None:
         self._remote = remote
-        self._known = known
+        self._layers = layers
         self._kept: set[str] = set()
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def keep(self, layer: Layer) -> None:
-        """See to it that the layer is in the object store."""
-        name = _name(layer.digest, layer.path.name)
+        """See to it that the layer is in the object store. Raises errors.Unavailable when it is not on this host."""
+        name = _name(layer.digest)
         async with self._locks.setdefault(name, asyncio.Lock()):
             if name in self._kept:
                 return
             if await self._remote.read(NOBODY, name) is None:
-                # Owners are those of the inside: `id_base` is what root is on this host.
-                command = [
-                    *("tar", "--create", "--format=posix", "--sparse", "--xattrs", "--xattrs-include=*"),
-                    *("--numeric-owner", "--one-file-system", "--directory", str(layer.path), "."),
-                ]
-                await self._remote.write(_manifest(name, layer), transfer.compressed(command))
+                async with self._layers.pack_layer(layer.digest) as path:
+                    await self._remote.write(_manifest(name), _pieces(path))
             self._kept.add(name)
 
-    async def fetch(self, digest: str, folder: str) -> Layer:
-        """The layer as this host has it: of an image, or fetched before, or fetched now. Raises errors.NotFound."""
-        for layer in self._known():
-            if (layer.digest, layer.path.name) == (digest, folder):
-                return layer
-        name = _name(digest, folder)
-        place = self._folder / name
+    async def fetch(self, digest: str) -> Layer:
+        """The layer, from the object store if this host has it not. It stays for an hour, or as long as it is used.
+
+        Raises errors.NotFound, and errors.WrongState, errors.Invalid when it is not what it should be.
+        """
+        name = _name(digest)
         async with self._locks.setdefault(name, asyncio.Lock()):
+            if (layer := await asyncio.to_thread(self._layers.layer, digest)) is not None:
+                return layer
             manifest = await self._remote.read(NOBODY, name)
             if manifest is None:
-                raise errors.NotFound(
-                    f"cannot use layer {digest} {folder}: it is neither on this host nor in the object store"
-                )
-            if not await asyncio.to_thread(place.is_dir):
-                await self._unpack(manifest, place)
-            return Layer(digest, place / folder, int(manifest.request["id_base"]))
-
-    def open(self) -> None:
-        """Drop what an earlier server fetched by half."""
-        self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        for partial in self._folder.glob(f"{_PARTIAL}*"):
-            shutil.rmtree(partial)
-
-    async def _unpack(self, manifest: Manifest, place: Path) -> None:
-        partial = place.with_name(_PARTIAL + place.name)
-        await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
-        target = partial / manifest.snapshot_id
-        await asyncio.to_thread(target.mkdir, 0o755, parents=True)
-        command = [
-            *("tar", "--extract", "--preserve-permissions", "--same-owner", "--numeric-owner"),
-            *("--xattrs", "--xattrs-include=*", "--directory", str(target)),
-        ]
-        await transfer.expand(self._remote.stream(manifest), command)
-        await asyncio.to_thread(partial.rename, place)
+                raise errors.NotFound(f"cannot use layer {digest}: it is neither on this host nor in the object store")
+            return await self._layers.take_layer(digest, self._remote.stream(manifest))
 
 
-def _name(digest: str, folder: str) -> str:
-    """One word for a layer; both parts are of an image's manifest, which has no other characters."""
-    name = f"{digest}-{folder}".replace(":", "-")
-    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith("."):
-        raise errors.Invalid(f"cannot use layer {digest[:80]} {folder[:80]}: its name is not one of ours")
-    return name
+def _name(digest: str) -> str:
+    """One word for a layer."""
+    if not _DIGEST.fullmatch(digest):
+        raise errors.Invalid(f"cannot use layer {digest[:80]!r}: that is no digest")
+    return digest.replace(":", "-")
 
 
-def _manifest(name: str, layer: Layer) -> Manifest:
+async def _pieces(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while piece := await asyncio.to_thread(file.read, _PIECE):
+            yield piece
+
+
+def _manifest(name: str) -> Manifest:
     return Manifest(
         id=name,
         account_id=NOBODY,
         devbox_id="",
-        snapshot_id=layer.path.name,
+        snapshot_id="",
         name=None,
         form=SnapshotForm.TREE,
         parent_id=None,
         level=0,
         layers=(),
         env={},
-        request={"id_base": layer.id_base},
+        request={},
         size=0,
         created_at_ms=0,
     )

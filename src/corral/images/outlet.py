@@ -1,4 +1,7 @@
-"""Images given out, as OCI layouts with layers that are not compressed. Blocking; runs in a thread."""
+"""Images given out, as OCI layouts with layers that are not compressed, and layers alone.
+
+Blocking; runs in a thread.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Final
 
 from corral.core import errors
 from corral.images.archives import layout, unpack
-from corral.images.archives.model import Task
+from corral.images.archives.model import LayerFacts, Task
 from corral.images.store import ImageStore, Stored
 
 _CHUNK: Final = 1 << 20
@@ -34,14 +37,25 @@ def put_archive(store: ImageStore, stored: Stored, target: Path, reference: str,
         whole.replace(target)
 
 
+def pack_layer(store: ImageStore, diff_id: str, target: Path, task: Task) -> None:
+    """The archive of one layer as a file of its own, compressed. Raises errors.Unavailable."""
+    facts = _facts(store, diff_id, task)
+    _require(diff_id, unpack.pack(store.layer_folder(diff_id), facts.tar, target, task), task)
+
+
+def _facts(store: ImageStore, diff_id: str, task: Task) -> LayerFacts:
+    facts = store.facts(diff_id)
+    if facts is None:
+        raise errors.Unavailable(f"{task.what}: layer {diff_id} is not on this host", remedy="see: corral image fsck")
+    return facts
+
+
 def _put_layer(store: ImageStore, diff_id: str, folder: Path, task: Task) -> int:
     """Bytes of the layer's archive, which is among the layout's blobs then."""
     target = layout.blob_path(folder, diff_id)
     if target.is_file() and not target.is_symlink():
         return target.stat().st_size
-    facts = store.facts(diff_id)
-    if facts is None:
-        raise errors.Unavailable(f"{task.what}: layer {diff_id} is not on this host", remedy="see: corral image fsck")
+    facts = _facts(store, diff_id, task)
     reading = unpack.archive(store.layer_folder(diff_id), facts.tar, task)
     digest, size = hashlib.sha256(), 0
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", delete=False) as output:

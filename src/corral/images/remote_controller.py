@@ -112,13 +112,16 @@ class RemoteController:
                 f"cannot use remote copy {copy_id}: it is of form {newest.form.value}, and disks of this host are "
                 f"{self._runtime.snapshot_form.value}"
             )
-        layers = [await self._shelf.fetch(digest, name) for digest, name in newest.layers]
+        for digest in newest.layers:
+            await self._shelf.fetch(digest)
 
         async def streams() -> AsyncIterator[AsyncIterator[bytes]]:
             for manifest in chain:
                 yield self._remote.stream(manifest)
 
         await self._runtime.receive_snapshot(snapshot.id, streams())
+        # Held until the row says so: to receive a disk may take longer than a layer stays that nothing is on.
+        layers = [await self._shelf.fetch(digest) for digest in newest.layers]
         return Copied(newest.size, 0.0, tuple(layers))
 
     # -- inside
@@ -204,7 +207,7 @@ class RemoteController:
             form=self._runtime.snapshot_form,
             parent_id=None if parent is None else parent.id,
             level=0 if parent is None else parent.level + 1,
-            layers=tuple((layer.digest, layer.path.name) for layer in snapshot.layers),
+            layers=tuple(layer.digest for layer in snapshot.layers),
             env=snapshot.env,
             request=await self._request(copy.devbox_id),
             size=snapshot.size,

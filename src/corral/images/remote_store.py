@@ -26,7 +26,7 @@ MOST: Final = 16 * 1024 * 1024
 
 
 class Manifest(BaseModel):
-    """What a stream is. `layers` are (digest, name) from the lowest to the highest; `digests` are SHA-256 in hex."""
+    """What a stream is. `layers` are digests from the lowest to the highest; `digests` are SHA-256 in hex."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,7 +39,7 @@ class Manifest(BaseModel):
     form: SnapshotForm
     parent_id: str | None
     level: int
-    layers: tuple[tuple[str, str], ...]
+    layers: tuple[str, ...]
     env: Mapping[str, str]
     request: Mapping[str, Any]
     size: int

@@ -78,7 +78,7 @@ class Images:
         self._guard = threading.Lock()
         self._pulls: dict[str, asyncio.Lock] = {}
         self._refused: dict[str, tuple[float, str]] = {}
-        self._asked: dict[str, tuple[float, ImageInfo]] = {}
+        self._asked: dict[str, tuple[float, tuple[Layer, ...]]] = {}
         self._hiding: dict[str, bool] = {}  #: by the digest of a layer, in which nothing changes
 
     # -- names
@@ -96,7 +96,7 @@ class Images:
                 info = None
             if info is None:
                 raise self._missing(wanted)
-            self._asked[info.digest] = (self._clock.monotonic(), info)
+            self._asked[info.digest] = (self._clock.monotonic(), info.layers)
         return info
 
     def names(self) -> list[str]:
@@ -220,6 +220,53 @@ class Images:
         """Have the name mean nothing any more; what it was stays until it is collected. Idempotent."""
         self.store.drop(names.normal(name))
 
+    # -- layers alone
+
+    def layer(self, digest: str) -> Layer | None:
+        """The layer with this digest, whatever image it is of; None when it is not on this host.
+
+        It is held for an hour, as what is in use is held longer. Blocks.
+        """
+        with self.store.sharing():
+            if self.store.facts(digest) is None:
+                return None
+            layer = self.store.layer(digest)
+            with self._guard:
+                self._asked[digest] = (self._clock.monotonic(), (layer,))
+                if self._hold is not None:
+                    self._hold.add([layer.path])
+        return layer
+
+    @contextlib.asynccontextmanager
+    async def pack_layer(self, digest: str) -> AsyncIterator[Path]:
+        """A file with the layer's archive, compressed, for as long as the context lasts. Raises errors.Unavailable."""
+        task = self._task("cannot send a layer")
+        async with self._working(task) as work:
+            path = work / "archive"
+            await self._threaded(task, lambda: outlet.pack_layer(self.store, digest, path, task))
+            yield path
+
+    async def take_layer(self, digest: str, pieces: AsyncIterator[bytes]) -> Layer:
+        """Make a layer of its archive, compressed or not, as hostile as that of an image. It is held as by `layer`.
+
+        Raises errors.Invalid, errors.TooLarge.
+        """
+        task = self._task("cannot receive a layer")
+        async with self._working(task) as work:
+            path = work / "archive"
+            with path.open("xb") as file:
+                size = 0
+                async for piece in pieces:
+                    size += len(piece)
+                    if size > task.limits.size:
+                        raise errors.TooLarge(f"{task.what}: its archive is over {task.limits.size} bytes")
+                    await self._threaded(task, lambda piece=piece: file.write(piece))  # type: ignore[misc]
+            await self._threaded(task, lambda: intake.take_layer(self.store, work, path, digest, task))
+            found = await asyncio.to_thread(self.layer, digest)
+        if found is None:
+            raise errors.Internal(f"cannot receive layer {digest}: it went at once")
+        return found
+
     # -- what is kept
 
     async def collect(self, used: Iterable[Layer] = ()) -> Collected | None:
@@ -231,7 +278,7 @@ class Images:
             lately = self._clock.monotonic() - _LATELY_S
             with self._guard:
                 self._asked = {key: asked for key, asked in self._asked.items() if asked[0] > lately}
-                recent = [layer for _, info in self._asked.values() for layer in info.layers]
+                recent = [layer for _, layers in self._asked.values() for layer in layers]
                 # What is held no more must be read, and with that held, again before it is used again.
                 self._known.clear()
                 self._hold.replace({layer.path for layer in (*used, *recent)})

@@ -24,6 +24,7 @@ from corral.core.settings import Durability
 from corral.core.store import engine as engines
 from corral.core.store import migrate
 from corral.core.store.store import Store
+from corral.daemon.machine import NoImages
 from corral.devboxes.controller import Controller
 from corral.devboxes.deadlines import Limits
 from corral.devboxes.followers import Followers
@@ -181,7 +182,7 @@ async def standing(folder: Path, host: FakeHost) -> AsyncIterator[Stand]:
     builds, contexts = MemoryBuilds(at_once=True), ObjectContexts(objects)
     follower = BlueprintController(store, feed, builds, contexts, devboxes, clock=clock, resync_s=0.2)
     remote = RemoteStore(contents, "k" * 43)
-    shelf = LayerShelf(folder / "layers", remote, lambda: ())
+    shelf = LayerShelf(remote, NoImages())
     sender = RemoteController(
         store, feed, runtime, remote, shelf, devboxes, snapshot_rules,
         retention=Retention(3, 3600), clock=clock, ids=ids,

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import os
+import stat
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from corral.core import errors
+from corral.core.clock import ManualClock
+from corral.images import fsck
+from corral.images.collect import Collected
 from corral.images.layers import LayerShelf
 from corral.images.remote_store import RemoteStore
+from corral.images.service import Images
 from corral.runtime.contract import Layer
 from corral.storage.service import open_store
+from tests.integration.images import archives
+from tests.integration.images.archives import Entry, folder
 
 pytestmark = pytest.mark.root
 
 KEY = "k" * 43
+ARCHIVE = archives.tar(
+    folder("./"),
+    folder("./etc"),
+    Entry("./etc/.wh..wh..opq"),
+    Entry("./etc/passwd", b"root", mode=0o4711, owner=(1234, 5678), attributes={"user.note": "kept"}),
+    Entry("./etc/hard", kind=tarfile.LNKTYPE, link="./etc/passwd"),
+    Entry("./soft", kind=tarfile.SYMTYPE, link="../../../../etc/shadow"),
+    Entry("./.wh.gone"),
+)
 
 
 def facts(tree: Path) -> list[tuple[object, ...]]:
@@ -25,7 +43,8 @@ def facts(tree: Path) -> list[tuple[object, ...]]:
         info = path.lstat()
         names = sorted(os.listxattr(path, follow_symlinks=False))
         extra = [(name, os.getxattr(path, name, follow_symlinks=False)) for name in names]
-        what = (info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns, info.st_nlink, info.st_rdev)
+        at = 0 if stat.S_ISCHR(info.st_mode) else info.st_mtime_ns  # no box sees when a removal was made
+        what = (info.st_mode, info.st_uid, info.st_gid, at, info.st_nlink, info.st_rdev)
         link = path.readlink() if path.is_symlink() else None
         content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
         found.append((path.relative_to(tree), *what, link, extra, content))
@@ -33,49 +52,67 @@ def facts(tree: Path) -> list[tuple[object, ...]]:
 
 
 @pytest.fixture
-def layer(tmp_path: Path) -> Layer:
-    tree = tmp_path / "image" / "rootfs"
-    (tree / "etc").mkdir(parents=True)
-    (tree / "etc" / "passwd").write_text("root")
-    os.link(tree / "etc" / "passwd", tree / "etc" / "hard")
-    (tree / "soft").symlink_to("../../../../etc/shadow")
-    os.mknod(tree / "gone", 0o600 | 0o020000, os.makedev(0, 0))
-    os.setxattr(tree / "etc", "trusted.overlay.opaque", b"y")
-    os.chown(tree / "etc" / "passwd", 1234, 5678)
-    (tree / "etc" / "passwd").chmod(0o4711)
-    os.utime(tree / "soft", ns=(1, 123456789), follow_symlinks=False)
-    return Layer("sha256:" + "0" * 64, tree, 65536)
+def remote(tmp_path: Path) -> RemoteStore:
+    return RemoteStore(open_store(str(tmp_path / "objects")), KEY)
 
 
-async def test_a_layer_is_fetched_to_the_byte_by_a_node_that_has_it_not(layer: Layer, tmp_path: Path) -> None:
-    remote = RemoteStore(open_store(str(tmp_path / "objects")), KEY)
-    here = LayerShelf(tmp_path / "here", remote, lambda: [layer])
-    await here.keep(layer)
-    assert await here.fetch(layer.digest, "rootfs") == layer
-    there = LayerShelf(tmp_path / "there", remote, list)
-    there.open()
-    fetched = await there.fetch(layer.digest, "rootfs")
-    assert (fetched.digest, fetched.id_base, fetched.path.parents[1]) == (layer.digest, 65536, tmp_path / "there")
+@pytest.fixture
+async def layer(tmp_path: Path, remote: RemoteStore) -> Layer:
+    """One that a node has, and keeps in the object store."""
+    here = Images(tmp_path / "here")
+    (layer,) = (await here.import_layout(archives.layout(tmp_path / "layout", [ARCHIVE]), "odd:1")).layers
+    await LayerShelf(remote, here).keep(layer)
+    assert await LayerShelf(remote, here).fetch(layer.digest) == layer
+    return layer
+
+
+async def test_a_layer_is_fetched_to_the_byte_by_a_node_that_has_it_not(
+    layer: Layer, remote: RemoteStore, tmp_path: Path
+) -> None:
+    there = Images(tmp_path / "there")
+    fetched = await LayerShelf(remote, there).fetch(layer.digest)
+    assert fetched == there.store.layer(layer.digest) != layer
     assert facts(fetched.path) == facts(layer.path)
-    assert await there.fetch(layer.digest, "rootfs") == fetched
+    checked = fsck.check(there.store, repair=False)
+    assert (checked.layers, checked.findings) == (1, ())
 
 
-async def test_a_layer_that_is_nowhere_or_was_changed_is_told(layer: Layer, tmp_path: Path) -> None:
-    remote = RemoteStore(open_store(str(tmp_path / "objects")), KEY)
-    await LayerShelf(tmp_path / "here", remote, list).keep(layer)
-    there = LayerShelf(tmp_path / "there", remote, list)
-    there.open()
+async def test_a_fetched_layer_stays_while_something_is_on_it_and_goes_then(
+    layer: Layer, remote: RemoteStore, tmp_path: Path
+) -> None:
+    clock, data = ManualClock(), tmp_path / "data"
+    data.mkdir()
+    there = Images(tmp_path / "there", data, clock=clock)
+    fetched = await LayerShelf(remote, there).fetch(layer.digest)
+    assert await there.collect() == Collected()  # it was asked for a moment ago
+    await clock.advance(4000)
+    assert await there.collect([fetched]) == Collected()
+    collected = await there.collect()
+    assert collected is not None
+    assert collected.layers == (fetched.path.parent.name,)
+    assert (await LayerShelf(remote, there).fetch(layer.digest)).path.is_dir()
+
+
+async def test_a_layer_that_is_nowhere_or_was_changed_is_told(
+    layer: Layer, remote: RemoteStore, tmp_path: Path
+) -> None:
+    there = LayerShelf(remote, images := Images(tmp_path / "there"))
     with pytest.raises(errors.NotFound, match="neither on this host nor in the object store"):
-        await there.fetch("sha256:" + "1" * 64, "rootfs")
-    with pytest.raises(errors.Invalid, match="its name is not one of ours"):
-        await there.fetch("sha256:" + "0" * 64, "../rootfs")
+        await there.fetch("sha256:" + "1" * 64)
+    with pytest.raises(errors.Invalid, match="that is no digest"):
+        await there.fetch("sha256:" + "0" * 63 + "/")
+    other = archives.tar(folder("./"), Entry("./other"))
+
+    async def pieces(content: bytes) -> Any:
+        yield content
+
+    with pytest.raises(errors.Invalid, match=f"has the digest {archives.digest(other)}, not {layer.digest}"):
+        await images.take_layer(layer.digest, pieces(other))
     (stream,) = (tmp_path / "objects").rglob("stream")
     stream.write_bytes(stream.read_bytes()[:-1] + b"x")
     with pytest.raises(errors.WrongState, match="part 0 is not what was sent"):
-        await there.fetch(layer.digest, "rootfs")
-    there.open()
-    assert list((tmp_path / "there").iterdir()) == []
+        await there.fetch(layer.digest)
+    checked = fsck.check(images.store, repair=False)
+    assert (checked.layers, checked.findings) == (0, ())
     with pytest.raises(errors.WrongState, match="not signed with this server's remote key"):
-        await LayerShelf(tmp_path / "third", RemoteStore(remote._contents, "o" * 43), list).fetch(
-            layer.digest, "rootfs"
-        )
+        await LayerShelf(RemoteStore(remote._contents, "o" * 43), images).fetch(layer.digest)

@@ -117,6 +117,27 @@ def digest_of(folder: Path, kept: str, task: Task) -> str:
         return f"sha256:{digest.hexdigest()}" if reading.whole() else ""
 
 
+def pack(folder: Path, kept: str, target: Path, task: Task) -> str:
+    """Write the archive of the layer in `folder` to a new file, compressed. Its digest; "" when it cannot be given."""
+    digest = hashlib.sha256()
+    reading = archive(folder, kept, task)
+    with ExitStack() as undo:
+        output = undo.enter_context(target.open("xb"))
+        complaints = undo.enter_context(_complaints())
+        # More threads than one would take the processors from the boxes.
+        command = sandbox.confined(["zstd", "--quiet", "--stdout", "-3"], sandbox.Walls(file_size=task.limits.size))
+        packer = undo.enter_context(_started(command, complaints, stdin=subprocess.PIPE, stdout=output))
+        stream = undo.enter_context(reading)
+        while chunk := stream.read(_CHUNK):
+            task.check()
+            digest.update(chunk)
+            _write(_stdin(packer), chunk)
+        _stdin(packer).close()
+        whole = reading.whole()
+        _judge(packer, complaints, "archive", task)
+    return f"sha256:{digest.hexdigest()}" if whole else ""
+
+
 class Reading:
     """A program whose output is an archive. `whole` after the end tells whether it came to the end."""
 
