@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -28,12 +29,24 @@ _UID: Final = re.compile(r"[0-9]{1,9}")
 
 
 def take_layout(
-    store: ImageStore, work: Path, folder: Path, reference: str, name: str, origin: str, clock: Clock, task: Task
+    store: ImageStore,
+    work: Path,
+    folder: Path,
+    reference: str,
+    name: str,
+    origin: str,
+    clock: Clock,
+    task: Task,
+    *,
+    fetched: bool = False,
 ) -> Stored:
-    """Make the layout's image one of the store, as `name`. `work` is a folder of the store to work in."""
+    """Make the layout's image one of the store, as `name`. `work` is a folder of the store to work in.
+
+    Blobs of a layout that was `fetched` are what their names say: whoever fetched it has seen to that.
+    """
     found = layout.read(folder, reference, task)
     facts = [
-        _layer(store, work, layer, f"layer {at + 1} of {len(found.layers)}", task)
+        _layer(store, work, layer, f"layer {at + 1} of {len(found.layers)}", task, fetched=fetched)
         for at, layer in enumerate(found.layers)
     ]
     return _name(store, name, found.config, facts, origin, clock, task)
@@ -57,7 +70,9 @@ def take_layer(store: ImageStore, work: Path, blob: Path, diff_id: str, task: Ta
     _layer(store, work, LayoutLayer(diff_id, blob), "layer", task)
 
 
-def _layer(store: ImageStore, work: Path, layer: LayoutLayer, where: str, task: Task) -> LayerFacts:
+def _layer(
+    store: ImageStore, work: Path, layer: LayoutLayer, where: str, task: Task, *, fetched: bool = False
+) -> LayerFacts:
     """The layer, made of its blob unless it is there. Who knows a layer's digest may use it."""
     task.check()
     known = store.facts(layer.diff_id)
@@ -66,6 +81,8 @@ def _layer(store: ImageStore, work: Path, layer: LayoutLayer, where: str, task: 
     folder = work / layer.diff_id.removeprefix("sha256:")
     folder.mkdir()
     facts = unpack.unpack(Blob(layer.blob, layer.diff_id), folder, where, task)
+    if fetched:
+        facts = replace(facts, blob=f"sha256:{layer.blob.name}")
     store.add_layer(folder, facts)
     return facts
 

@@ -348,11 +348,20 @@ class Images:
     async def _take(self, source: Source, name: str, task: Task) -> ImageInfo:
         async with self._working(task) as work:
             folder = work / "layout"
-            await transports.fetch(source, folder, self._registries, task)
+            known = await asyncio.to_thread(self.store.archives)
+            await transports.fetch(source, folder, self._registries, task, known)
             await self._threaded(
                 task,
                 lambda: intake.take_layout(
-                    self.store, work, folder, transports.NAME, name, source.shown, self._clock, task
+                    self.store,
+                    work,
+                    folder,
+                    transports.NAME,
+                    name,
+                    source.shown,
+                    self._clock,
+                    task,
+                    fetched=source.kind is transports.Kind.REGISTRY,
                 ),
             )
             return self.resolve(name)

@@ -149,6 +149,15 @@ class ImageStore:
             raise errors.Conflict(f"cannot use layer {diff_id}: {facts.diff_id} has the same short name")
         return facts
 
+    def archives(self) -> set[str]:
+        """Digests of all archives whose layers are here: as they are, and as registries have them."""
+        found: set[str] = set()
+        for name in _listed(self.root / LAYERS):
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # one that is broken, or goes
+                facts = LayerFacts.from_json((self.root / LAYERS / name / FACTS).read_text())
+                found |= {facts.diff_id, facts.blob} - {""}
+        return found
+
     def add_layer(self, folder: Path, facts: LayerFacts) -> Layer:
         """Make a finished folder of `scratch` a layer; the one that is there stays, if it is."""
         (folder / FACTS).write_text(facts.to_json())

@@ -72,7 +72,9 @@ def images(tmp_path: Path) -> Images:
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Path:
-    return archives.layout(tmp_path / "layout", [BASE, TOP], blobs={0: gzip.compress(BASE)}, settings=SETTINGS)
+    return archives.layout(
+        tmp_path / "layout", [BASE, TOP], blobs={0: gzip.compress(BASE, mtime=0)}, settings=SETTINGS
+    )
 
 
 def sound(images: Images) -> bool:
@@ -224,6 +226,33 @@ async def test_a_registry_is_pulled_from(tmp_path: Path, layout: Path) -> None:
             await images.pull(f"{host}/team/none")
     with pytest.raises(errors.Unavailable, match="connection refused"):
         await images.pull(f"{host}/team/tool:1")
+    assert sound(images)
+
+
+async def test_a_pull_fetches_no_layer_that_is_here(tmp_path: Path, layout: Path) -> None:
+    """The registry loses the base: what has it already can pull all the same, and nothing else."""
+    more = archives.tar(Entry("more", b"more"))
+    packed = gzip.compress(BASE, mtime=0)
+    second = archives.layout(tmp_path / "second", [BASE, more], blobs={0: packed}, name="image")
+    lie = archives.layout(tmp_path / "lie", [more + bytes(1024), TOP], blobs={0: packed}, name="image")
+    with archives.registry(tmp_path / "registry") as host:
+        for name, folder_ in (("first", layout), ("second", second), ("lie", lie)):
+            archives.skopeo("--dest-tls-verify=false", f"oci:{folder_}:image", f"docker://{host}/{name}:1")
+        config = tmp_path / "registries.conf"
+        config.write_text(f'[[registry]]\nlocation = "{host}"\ninsecure = true\n')
+        images = Images(tmp_path / "images", registries=Registries(config))
+        first = await images.pull(f"{host}/first:1")
+        hexadecimal = archives.digest(packed).removeprefix("sha256:")
+        (blob,) = (tmp_path / "registry").rglob(f"blobs/sha256/??/{hexadecimal}/data")
+        blob.unlink()
+        info = await images.pull(f"{host}/second:1")
+        assert [layer.digest for layer in info.layers] == [archives.digest(BASE), archives.digest(more)]
+        assert info.layers[0] == first.layers[0]
+        with pytest.raises(errors.Unavailable):
+            await Images(tmp_path / "others", registries=Registries(config)).pull(f"{host}/second:1")
+        # One that gives a layer's archive for another's gets neither.
+        with pytest.raises(errors.Invalid, match="cannot pull .* layer 1 of 2"):
+            await images.pull(f"{host}/lie:1")
     assert sound(images)
 
 

@@ -33,6 +33,7 @@ class LayerFacts:
 
     `tar` says how the bytes of its archive are kept: `split` as what is not in the tree, `whole` with all of it,
     for the rare ones that the tree does not give back (sparse files, names that come twice). `tar_digest` is of that.
+    `blob` is the digest of the archive as a registry has it, compressed; "" when none is known.
     """
 
     diff_id: str
@@ -41,6 +42,7 @@ class LayerFacts:
     surface: str
     tar: str
     tar_digest: str
+    blob: str = ""
 
     def to_json(self) -> str:
         """The text of layer.json."""
