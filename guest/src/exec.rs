@@ -1,6 +1,6 @@
 //! Executions that the guest knows: the running ones whole, the ended ones as their outcome.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -122,6 +122,20 @@ impl Execs {
         }
     }
 
+    /// Have those that run go by their new ids, and forget what was before the box was another one's copy: those that
+    /// have ended, and the ids of those that have no new one.
+    pub fn rename(&mut self, renamed: &BTreeMap<String, String>) {
+        for key in std::mem::take(&mut self.ended) {
+            self.slots.remove(key);
+        }
+        for (old, key) in std::mem::take(&mut self.by_id) {
+            if let (Some(new), Some(exec)) = (renamed.get(&old), self.slots.get_mut(key)) {
+                exec.id.clone_from(new);
+                self.by_id.insert(new.clone(), key);
+            }
+        }
+    }
+
     /// The command never began: its id is free again.
     pub fn discard(&mut self, key: Key) -> Option<Exec> {
         let exec = self.slots.remove(key)?;
@@ -155,6 +169,19 @@ mod tests {
         assert_eq!(execs.find("e0"), None);
         assert!(execs.find("e1").is_some());
         assert_eq!((execs.slots.len(), execs.live_count()), (REMEMBERED, 0));
+    }
+
+    #[test]
+    fn what_runs_goes_by_another_id_and_what_has_ended_is_forgotten() {
+        let mut execs = Execs::new();
+        let (first, ended, third) = (add(&mut execs, 1), add(&mut execs, 2), add(&mut execs, 3));
+        assert!(execs.end(ended, OUTCOME).is_none());
+        // The second takes the id that the first had.
+        let renamed = [("e1", "new"), ("e2", "old"), ("e3", "e1")].map(|(old, new)| (old.into(), new.into()));
+        execs.rename(&BTreeMap::from(renamed));
+        assert_eq!((execs.find("new"), execs.find("e1"), execs.find("old")), (Some(first), Some(third), None));
+        assert_eq!((execs.find("e3"), execs.of_pid(1), execs.slots.len()), (None, Some(first), 2));
+        assert_eq!(execs.slots.get(first).map(|exec| exec.id.as_str()), Some("new"));
     }
 
     #[test]

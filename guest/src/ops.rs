@@ -36,7 +36,7 @@ impl Guest {
         match op.as_str() {
             "hello" => self.hello(key),
             "park" => self.park(key),
-            "wake" => self.wake(key, fds),
+            "wake" => self.wake(key, &parse(body)?, fds),
             "claim" => {
                 self.identity.claim(parse(body)?)?;
                 self.finish(key, &json(proto::REPLY, &proto::Nothing {}));

@@ -140,6 +140,11 @@ pub fn json(kind: u8, body: &impl Serialize) -> Vec<u8> {
     frame
 }
 
+/// Whether an execution may have this id.
+pub fn is_id(id: &str) -> bool {
+    !id.is_empty() && id.len() <= MAX_ID && id.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 #[derive(Deserialize)]
 pub struct Op {
     pub op: String,
@@ -186,6 +191,12 @@ pub struct Exec {
 pub struct Size {
     pub rows: u16,
     pub cols: u16,
+}
+
+#[derive(Deserialize)]
+pub struct Wake {
+    /// Present in a box that was made of another's memory: its running executions' new ids by the old ones.
+    pub renamed: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]

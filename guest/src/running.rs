@@ -31,10 +31,7 @@ struct Ours {
 
 impl Guest {
     pub fn exec(&mut self, key: Key, request: &proto::Exec, fds: Vec<OwnedFd>) -> Result<(), Failure> {
-        if request.id.is_empty()
-            || request.id.len() > proto::MAX_ID
-            || !request.id.bytes().all(|b| b.is_ascii_graphic())
-        {
+        if !proto::is_id(&request.id) {
             return Err(Failure::bad("not an id"));
         }
         if let Some(found) = self.execs.find(&request.id) {

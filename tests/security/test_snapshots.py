@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import replace
 from pathlib import Path
 
+from corral.runtime.contract import ExecSpec, Stream
 from tests.security.yard import MARKS, Yard
 
 pytestmark = MARKS
@@ -62,6 +64,45 @@ async def test_a_copy_has_ids_addresses_and_processes_of_its_own(yard: Yard) -> 
             assert abs(yard.id_base("first") - yard.id_base("second")) >= 65536
             read = await yard.run("second", "cat", "/root/file", user="user")
             assert read.code != 0
+            await yard.runtime.destroy("second")
+        finally:
+            await yard.runtime.forget_snapshot("snp_first")
+
+
+#: What goes on in the copy, and a connection that must not, which waits for somebody to take it.
+KNOWING = """
+import socket, time
+secret = "known to the first"
+server = socket.create_server(("127.0.0.1", 0))
+one = socket.create_connection(server.getsockname())
+print("ready", flush=True)
+time.sleep(600)
+"""
+RIGHTS = "grep -E 'Cap|Seccomp|NoNewPrivs' /proc/$(pgrep -x python3)/status"
+
+
+async def test_a_copy_with_memory_has_nothing_of_the_first_ones_but_what_it_knew(yard: Yard) -> None:
+    async with yard.victim("first"):
+        await yard.runtime.execute("first", ExecSpec("e1", ("python3", "-c", KNOWING), user="user"))
+        while not yard.runtime.output_size("first", "e1", Stream.STDOUT):
+            await asyncio.sleep(0.02)
+        await yard.runtime.snapshot("first", "snp_first", memory=True)
+        try:
+            spec = replace(yard.spec("second"), origin="snp_first", memory=True, executions={"e1": "e2"})
+            await yard.runtime.create(spec)
+            assert yard.address("second") != yard.address("first")
+            assert abs(yard.id_base("first") - yard.id_base("second")) >= 65536
+            pid = yard.runtime._host.living["second"].record.pid
+            held = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+            spool = yard.places.spool
+            assert any(path.startswith(f"{spool}/second/") for path in held)
+            assert not any(path.startswith(f"{spool}/first") for path in held)
+            rights = [(await yard.run(box, "bash", "-c", RIGHTS)).stdout for box in ("first", "second")]
+            assert rights[0] == rights[1] != ""
+            inside = "hostname -I; ls /proc/1/fd /proc/1/cwd/ 2>&1 | grep -c denied; grep -c ' 01 ' /proc/net/tcp"
+            seen = (await yard.run("second", "bash", "-c", inside)).stdout.split()
+            assert seen == [yard.address("second"), "2", "0"]
+            assert (await yard.run("second", "cat", "/proc/1/exe")).code != 0
             await yard.runtime.destroy("second")
         finally:
             await yard.runtime.forget_snapshot("snp_first")

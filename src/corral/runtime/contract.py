@@ -79,6 +79,9 @@ class BoxSpec:
 
     `lent` are layers that its processes find below `LENT`, owned as they are in boxes, and that nobody in it can
     change. They are no part of its disk and of no snapshot; a box that has some keeps no memory.
+
+    With `memory` it begins with the processes too that are kept with `origin`. Where those are another box's,
+    `executions` has the new ids, by the old ones, of the executions that go on in it.
     """
 
     id: str
@@ -91,6 +94,7 @@ class BoxSpec:
     nested: bool = False
     memory: bool = False
     lent: tuple[Layer, ...] = ()
+    executions: Mapping[str, str] = field(default_factory=dict)
 
 
 class BoxStatus(enum.StrEnum):
@@ -145,13 +149,14 @@ class Copied:
     """A snapshot that was made: `size` of the box's disk in bytes, and for how long the box stood still.
 
     `layers` are the box's: those that a box which begins as the snapshot must have. `memory` is the size of what was
-    kept of its processes, in bytes, 0 for a copy of the disk alone.
+    kept of its processes, in bytes, 0 for a copy of the disk alone, and `executions` are those of them that ran.
     """
 
     size: int
     still_ms: float
     layers: tuple[Layer, ...]
     memory: int = 0
+    executions: tuple[str, ...] = ()
 
 
 class SnapshotForm(enum.StrEnum):
@@ -450,11 +455,16 @@ class Runtime(ABC):
     # -- snapshots
 
     @abstractmethod
-    async def snapshot(self, box_id: str, name: str) -> Copied:
+    async def snapshot(self, box_id: str, name: str, *, memory: bool = False) -> Copied:
         """Keep a copy of a box's disk under `name`, for boxes to begin as; it outlives the box.
 
         All that the box's processes have written is in it, as of one moment in which they stand still.
-        Raises SnapshotExists, BoxGone, HostExhausted, HostUnfit; there is no snapshot then.
+        With `memory`, that and the processes of the same moment are kept as well, for any number of boxes that are
+        created with `memory` as it: each goes on from there, with its own host name, address, environment of commands
+        to come, and ids of executions, whose output begins with what the box's had. The box itself goes on; calls
+        wait meanwhile, and what is attached or connected to it through the runtime is closed.
+        Raises SnapshotExists, BoxGone, HostExhausted, HostUnfit, and for `memory` MemoryNotKept; there is no snapshot
+        then.
         """
 
     @abstractmethod

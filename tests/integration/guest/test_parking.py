@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.runtime.contract import BoxExhausted, BoxUnresponsive, ExecSpec, Stream
+from corral.runtime.contract import BoxExhausted, BoxUnresponsive, ExecSpec, NoSuchExecution, Stream
 from corral.runtime.guest import GuestClient
 from tests.integration.guest import raw
 from tests.integration.guest.box import Box
@@ -38,6 +38,22 @@ async def test_a_parked_guest_hears_only_of_its_end(box: Box) -> None:
     await box.client.wake()
     async with await box.client.wait("count"):
         await box.client.signal("count", 9)
+
+
+async def test_a_copy_of_a_guest_has_its_commands_under_other_ids(box: Box) -> None:
+    for name in ("count", "ended"):
+        out, err, status = box.spool(name).fds
+        argv = ("sleep", "600" if name == "count" else "0")
+        async with await box.client.execute(ExecSpec(name, argv), (out, err, status)) as following:
+            if name == "ended":
+                async for _ in following.events():
+                    pass
+    await box.client.park()
+    await box.client.wake(renamed={"count": "copied"})
+    assert [row.id for row in await box.client.executions()] == ["copied"]
+    with pytest.raises(NoSuchExecution):
+        await box.client.signal("count", 9)
+    await box.client.signal("copied", 9)
 
 
 async def test_a_guest_is_woken_on_another_socket(box: Box, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from corral.runtime.contract import (
     ExecSpec,
     Limits,
     MemoryNotKept,
+    NoSuchExecution,
     Progress,
     Stream,
     TerminalSize,
@@ -35,6 +36,22 @@ while True:
     print(number, time.monotonic(), flush=True)
     number += 1
     time.sleep(0.02)
+"""
+#: A number of the C library's generator at each line that it is sent; and a connection with itself, kept in use.
+DRAW = "import sys, uuid\nfor line in sys.stdin: print(uuid.uuid4().hex)"
+HELD = """
+import socket, time
+server = socket.create_server(("127.0.0.1", 0))
+one = socket.create_connection(server.getsockname())
+other, _ = server.accept()
+try:
+    while True:
+        one.sendall(b"ping")
+        print(other.recv(4).decode() or "closed", flush=True)
+        time.sleep(0.05)
+except OSError:
+    print("closed", flush=True)
+time.sleep(600)
 """
 #: A process that somebody traces has no room for CRIU.
 TRACED = """
@@ -136,6 +153,83 @@ async def test_a_box_goes_on_with_all_that_it_did(bench: Bench) -> None:
     )
     assert "denied" in (await bench.sh("one", "ls /proc/1/fd", "root")).stderr
     following.cancel()
+
+
+async def test_a_box_goes_on_as_two_others_and_as_itself(bench: Bench) -> None:
+    await bench.box("one")
+    await started(bench, "one", "count", "python3", "-c", COUNT, "1000000")
+    await started(bench, "one", "draw", "python3", "-uc", DRAW, stdin=True)
+    await started(bench, "one", "serve", "python3", "-m", "http.server", "8000")
+    await started(bench, "one", "held", "python3", "-uc", HELD)
+    await bench.runtime.write_stdin("one", "draw", b"\n")
+    await counts_on(bench, "one", "count")
+    while bench.runtime.output_size("one", "held", Stream.STDOUT) < 20:
+        await asyncio.sleep(0.02)
+    calls = asyncio.create_task(_calls(bench, "one"))
+    copied = await bench.runtime.snapshot("one", "kept", memory=True)
+    assert copied.executions == ("count", "draw", "held", "serve")
+    await counts_on(bench, "one", "count")
+    names = {box: {old: f"{old}-{box}" for old in copied.executions} for box in ("two", "three")}
+    made = await asyncio.gather(
+        *(
+            bench.runtime.create(
+                replace(bench.spec(box), origin="kept", memory=True, executions=names[box], env={"WHOSE": box})
+            )
+            for box in names
+        )
+    )
+    assert all(box.restored for box in made)
+    await bench.runtime.forget_snapshot("kept")
+    assert not list((bench.settings.data / "memory").iterdir())
+    drawn, addresses = [], set[str]()
+    for box, ids in {**names, "one": {old: old for old in copied.executions}}.items():
+        await counts_on(bench, box, ids["count"])
+        await bench.runtime.write_stdin(box, ids["draw"], b"\n")
+        while len(text := bench.runtime.read_output(box, ids["draw"], Stream.STDOUT, 0, 1000).split()) < 2:
+            await asyncio.sleep(0.02)
+        drawn.append(text)
+        stream = await bench.runtime.connect(box, 8000)
+        await stream.write(b"GET / HTTP/1.0\r\n\r\n")
+        assert (await stream.read()).startswith(b"HTTP/1.0 200")
+        await stream.close()
+        seen = (await bench.sh(box, "hostname; cat /etc/hostname; echo $WHOSE; hostname -I", "root")).stdout.split()
+        assert seen[:2] == [f"{box}-host"] * 2
+        assert seen[2] == box or box == "one"
+        addresses.add(seen[-1])
+        assert "denied" in (await bench.sh(box, "ls /proc/1/fd", "root")).stderr
+    assert len(addresses) == 3
+    # What they drew before is one number, and from then on each has its own.
+    assert len({text[0] for text in drawn}) == 1
+    assert len({text[1] for text in drawn}) == 3
+    # Its own connections are as they were; those of the others are closed.
+    assert (await _held(bench, "one", "held")) == "ping"
+    assert (await _held(bench, "two", "held-two")) == "closed"
+    # Nobody's commands are another's.
+    for box, stranger in (("one", "count-two"), ("two", "count"), ("three", "count-two")):
+        with pytest.raises(NoSuchExecution):
+            await bench.runtime.signal(box, stranger, signal.SIGKILL)
+    calls.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calls
+    await bench.runtime.destroy("one")
+    await counts_on(bench, "two", "count-two")
+
+
+async def _held(bench: Bench, box: str, name: str) -> str:
+    """What the last word on the connection that a command holds with itself is, once another came."""
+    before = bench.runtime.output_size(box, name, Stream.STDOUT)
+    while bench.runtime.output_size(box, name, Stream.STDOUT) == before:
+        await asyncio.sleep(0.02)
+        if box != "one":
+            break
+    return bench.runtime.read_output(box, name, Stream.STDOUT, 0, 1 << 20).decode().split()[-1]
+
+
+async def _calls(bench: Bench, box: str) -> None:
+    """Use the box all the time: whatever fails, fails the test."""
+    while True:
+        assert (await bench.sh(box, "echo goes on")).stdout == "goes on\n"
+        assert await bench.runtime.list_files(box, "/")
 
 
 async def test_what_cannot_be_kept_is_said_and_goes_on(bench: Bench) -> None:

@@ -74,8 +74,11 @@ class FakeRuntime(Runtime):
         await self._enter("destroy")
         await asyncio.to_thread(self.host.remove, box_id)
 
-    async def snapshot(self, box_id: str, name: str) -> Copied:
+    async def snapshot(self, box_id: str, name: str, *, memory: bool = False) -> Copied:
         await self._enter("snapshot")
+        if memory:
+            self._live(box_id, "snapshot")
+            raise MemoryNotKept(f"cannot keep memory of box {box_id}: its processes are this machine's own")
         return await asyncio.to_thread(self.host.snapshot, box_id, name)
 
     async def checkpoint(self, box_id: str, name: str) -> Copied:

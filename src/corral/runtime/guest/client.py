@@ -106,12 +106,26 @@ class GuestClient:
 
     async def park(self, *, timeout_s: float = _QUICK_S) -> None:
         """Have it close all connections and stand by for a dump. Raises BoxExhausted while it works on a file call."""
-        await self._ask({"op": "park"}, "park the guest", timeout_s)
+        doing = "park the guest"
+        channel, _ = await self._start({"op": "park"}, doing, (), timeout_s)
+        try:
+            async with limited(timeout_s, doing):
+                # It has let go of this connection too, which a dump would find.
+                if await channel.receive() is not None:
+                    raise channel.nonsense("more after its answer")
+        finally:
+            await channel.close()
 
-    async def wake(self, listener: int | None = None, *, timeout_s: float = _QUICK_S) -> None:
-        """Have a parked guest go on, and listen on `listener` from then on. Harmless when it is not parked."""
+    async def wake(
+        self, listener: int | None = None, *, renamed: Mapping[str, str] | None = None, timeout_s: float = _QUICK_S
+    ) -> None:
+        """Have a parked guest go on, and listen on `listener` from then on. Harmless when it is not parked.
+
+        `renamed` is for a copy of another box: the new ids of the executions that run, by those that they had.
+        """
         fds = () if listener is None else (listener,)
-        channel, _ = await self._start({"op": "wake"}, "wake the guest", fds, timeout_s)
+        request = {"op": "wake"} if renamed is None else {"op": "wake", "renamed": dict(renamed)}
+        channel, _ = await self._start(request, "wake the guest", fds, timeout_s)
         await channel.close()
 
     # -- executions

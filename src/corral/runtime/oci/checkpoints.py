@@ -1,4 +1,4 @@
-"""Dumping a box to disk and making it again from there: memory and disk of one moment, by CRIU.
+"""Dumping a box to disk and making it, or others, from there: memory and disk of one moment, by CRIU.
 
 Owns the order of steps, so that a server that is killed at any of them leaves a box that runs, or a dump that is
 whole. Must not talk to guests: the driver parks and wakes them.
@@ -9,16 +9,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
-from dataclasses import asdict, replace
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from corral.runtime.contract import GIB, MIB, BoxSpec, Copied, HostExhausted, MemoryNotKept, RuntimeFailure
+from corral.runtime.linux import randomness
 from corral.runtime.network.namespace import SlotWish
-from corral.runtime.oci import config, criu, imagefiles, memories, record, restoring, wire
+from corral.runtime.oci import config, criu, imagefiles, memories, record, restoring
+from corral.runtime.oci.calling import Caller
 from corral.runtime.oci.faults import settled
 from corral.runtime.rootfs import steps
+from corral.runtime.spool import copy_start
 
 if TYPE_CHECKING:
     from corral.runtime.oci.host import Host, Living
@@ -26,11 +32,29 @@ if TYPE_CHECKING:
 #: For all of a dump, or of a restore: what it may take at least, and how much memory a slow disk takes in a second.
 LIMIT_S: Final = 20.0
 SLOWEST: Final = 32 * MIB
-#: For CRIU to end once it was told to.
-ABORT_LIMIT_S: Final = 10.0
 #: Left free on the disk of the data folder by a dump.
 RESERVE: Final = GIB
+#: What a box of another's memory may take over of output. The files are what a hostile guest made of them.
+MOST_OUTPUT: Final = GIB
 _READABLE: Final = "-open"
+#: How often a box is frozen whose guest was in the middle of something, and for how long it goes on in between.
+TRIES: Final = 5
+PAUSE_S: Final = 0.05
+_IN_FLIGHT: Final = re.compile(r"in-flight socket|guest holds \d+ sockets")
+
+#: Has a box go on.
+GoOn = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A dump that can begin: of which box, under which name, by which program, with what limit; `disk` in bytes."""
+
+    living: Living
+    name: str
+    program: criu.Criu
+    disk: int
+    limit_s: float
 
 
 class Checkpoints:
@@ -38,37 +62,77 @@ class Checkpoints:
 
     def __init__(self, host: Host, folder: Path) -> None:
         self._host = host
-        self._folder = folder
-        self._program: criu.Criu | None = None
+        self._caller = Caller(host, folder)
+        #: Held while files that all restores share are made.
+        self._writing = threading.Lock()
 
     # ---------------------------------------------------------------- to disk
 
-    async def dump(self, living: Living, name: str) -> Copied:
-        """Keep memory and disk of a box whose guest is parked under `name`. It stands still when this returns.
+    async def prepare(self, living: Living, name: str) -> Ready:
+        """Do what can be done of a dump before the guest is parked. Raises MemoryNotKept, HostExhausted, HostUnfit."""
+        found = living.record
+        try:
+            program = await self._caller.program()
+        except criu.NoCriu as problem:
+            raise _not_kept(found.id, f"{problem}; see corral doctor") from problem
+        size = await asyncio.to_thread(self._require_room, found)
+        await settled(asyncio.to_thread(self._host.pool.flush, found.handle, name))
+        disk = await asyncio.to_thread(self._host.pool.used, found.handle)
+        return Ready(living, name, program, disk, LIMIT_S + size / SLOWEST)
+
+    async def dump(self, ready: Ready) -> Copied:
+        """Keep memory and disk of a box whose guest is parked. It stands still when this returns.
 
         Raises MemoryNotKept, HostExhausted, HostUnfit: it goes on then, with a guest that is still parked.
         """
-        host, found = self._host, living.record
-        program = await self._criu(found.id)
-        size = await asyncio.to_thread(self._require_room, found)
-        await settled(asyncio.to_thread(host.pool.flush, found.handle, name))
-        partial = await asyncio.to_thread(host.memories.begin, name)
-        began = host.clock.monotonic()
+        return await self._keep(ready, None)
+
+    async def copy(self, ready: Ready, go_on: GoOn) -> Copied:
+        """As `dump`, for boxes of other ids. `go_on` is awaited as soon as the box need not stand still any more."""
+        return await self._keep(ready, go_on)
+
+    async def _keep(self, ready: Ready, go_on: GoOn | None) -> Copied:
+        host, found, name = self._host, ready.living.record, ready.name
+        partial, copied = host.memories.partial(name), False
         try:
-            await settled(asyncio.to_thread(host.snapshots.hold, found.handle))
-            try:
-                meta = await self._dump(program, living, partial, LIMIT_S + size / SLOWEST)
-                copied = await settled(asyncio.to_thread(self._commit, found, name, partial, meta))
-            except BaseException:
-                await settled(asyncio.to_thread(host.snapshots.let_go, found.handle))
-                raise
+            began, ties = await self._stand(ready)
+            # Disk first: a disk without a memory is a snapshot, and a memory without its disk would be nothing.
+            await settled(asyncio.to_thread(host.pool.snapshot, found.handle, name))
+            copied = True
+            still_ms = (host.clock.monotonic() - began) * 1e3
+            if go_on is not None:
+                await go_on()
+            meta = self._meta(found, ties, shared=go_on is not None)
+            await settled(asyncio.to_thread(self._rewrite, partial, ties, meta))
+            memory = await settled(asyncio.to_thread(self._commit, found, name, partial, meta))
         except BaseException:
+            await settled(asyncio.to_thread(host.snapshots.thaw, found.handle))
+            if copied:
+                await settled(asyncio.to_thread(host.pool.delete_snapshot, name))
             await settled(asyncio.to_thread(host.memories.drop, partial))
             raise
-        return replace(copied, still_ms=(host.clock.monotonic() - began) * 1e3)
+        return Copied(ready.disk, still_ms, found.layers, memory, meta.executions)
 
-    async def _dump(self, program: criu.Criu, living: Living, partial: Path, limit_s: float) -> memories.Meta:
-        host, found = self._host, living.record
+    async def _stand(self, ready: Ready) -> tuple[float, memories.Ties]:
+        """Dump the box, which stands still since the time that is returned."""
+        host, handle = self._host, ready.living.record.handle
+        tries = TRIES
+        while True:
+            partial = await asyncio.to_thread(host.memories.begin, ready.name)
+            began = host.clock.monotonic()
+            await settled(asyncio.to_thread(host.snapshots.hold, handle))
+            try:
+                return began, await self._dump(ready, partial)
+            except MemoryNotKept as problem:
+                # It was frozen before its guest, which may have few turns, had taken or left a connection.
+                tries -= 1
+                if not tries or not _IN_FLIGHT.search(problem.message):
+                    raise
+            await settled(asyncio.to_thread(host.snapshots.thaw, handle))
+            await host.clock.sleep(PAUSE_S)
+
+    async def _dump(self, ready: Ready, partial: Path) -> memories.Ties:
+        host, found = self._host, ready.living.record
         try:
             ties = await asyncio.to_thread(memories.ties, found.pid, host.places.spool / found.id)
             owner = await asyncio.to_thread(_owner, found.pid)
@@ -78,14 +142,14 @@ class Checkpoints:
             raise _not_kept(found.id, str(problem)) from problem
         group = host.places.group(host.layout, found.handle)
         dump = criu.Dump(found.pid, partial, group.freezer, ties.externals(), owner)
-        answer = await self._ask(
+        answer = await self._caller.ask(
             "dump",
-            limit_s,
+            ready.limit_s,
             box=found.id,
-            argv=criu.dump_argv(program, dump),
+            argv=criu.dump_argv(ready.program, dump),
             log=str(partial / "dump.log"),
             owner=owner,
-            cache=str(self._cache),
+            cache=str(self._caller.cache),
         )
         if not answer["ok"]:
             cause = criu.explain(answer["error"]) or answer["error"].strip() or f"criu ended with {answer['code']}"
@@ -93,13 +157,16 @@ class Checkpoints:
                 # It was in the middle of making them tell about themselves.
                 cause = "criu was killed: processes of the box may have ended with it"
             raise _not_kept(found.id, cause)
-        names = {key: f"corral-spool-{number}" for number, key in enumerate(ties.files)}
-        await settled(asyncio.to_thread(self._rewrite, partial, ties, names))
-        devices = {path.replace("/", "-"): path for path in ties.devices.values()}
-        files = {name: ties.files[key] for key, name in names.items()}
-        return memories.Meta(found.id, ties.guest.removesuffix(_READABLE), devices, files)
+        return ties
 
-    def _rewrite(self, images: Path, ties: memories.Ties, names: dict[str, str]) -> None:
+    @staticmethod
+    def _meta(found: record.Record, ties: memories.Ties, *, shared: bool) -> memories.Meta:
+        devices = {path.replace("/", "-"): path for path in ties.devices.values()}
+        files = {f"corral-spool-{number}": file for number, file in enumerate(ties.files.values())}
+        return memories.Meta(found.id, ties.guest.removesuffix(_READABLE), devices, files, shared)
+
+    def _rewrite(self, images: Path, ties: memories.Ties, meta: memories.Meta) -> None:
+        names = dict(zip(ties.files, meta.files, strict=True))
         try:
             imagefiles.name_files(images, ties.socket, criu.LISTENER, names, config.GUEST_TARGET)
             imagefiles.close_to_tracing(images)
@@ -107,18 +174,12 @@ class Checkpoints:
             message = f"cannot keep memory: its images cannot be read: {problem}"
             raise MemoryNotKept(message) from problem
 
-    def _commit(self, found: record.Record, name: str, partial: Path, meta: memories.Meta) -> Copied:
-        """Disk first: a disk without a memory is a snapshot, and a memory without its disk would be nothing."""
-        host = self._host
-        size = host.pool.used(found.handle)
-        host.pool.snapshot(found.handle, name)
+    def _commit(self, found: record.Record, name: str, partial: Path, meta: memories.Meta) -> int:
         try:
-            memory = host.memories.commit(partial, name, meta)
+            return self._host.memories.commit(partial, name, meta)
         except OSError as error:
-            host.pool.delete_snapshot(name)
             message = f"cannot keep memory of box {found.id}: {error.strerror}"
             raise HostExhausted(message) from error
-        return Copied(size, 0.0, found.layers, memory)
 
     def _require_room(self, found: record.Record) -> int:
         """How much memory there is to keep, in bytes."""
@@ -131,34 +192,69 @@ class Checkpoints:
 
     # ---------------------------------------------------------------- back
 
-    async def restore(self, spec: BoxSpec) -> Living:
-        """Make a box with the processes that `spec.origin` was kept with; its guest is parked.
+    async def restore(self, spec: BoxSpec, meta: memories.Meta) -> Living:
+        """Make a box with the processes that `spec.origin` was kept with, see `kept`; its guest is parked.
 
+        One that was kept of another box is not adopted by a later server before `Host.complete`.
         Raises MemoryNotKept, BoxExists, HostExhausted, HostUnfit. What is half-made is left to `Host.remove`.
         """
         host, name = self._host, spec.origin or ""
-        meta = host.memories.read(name)
-        if meta is None or meta.box != spec.id:
-            raise _not_restored(spec.id, "none is kept of it")
-        program = await self._criu(spec.id)
+        try:
+            program = await self._caller.program()
+        except criu.NoCriu as problem:
+            raise _not_restored(spec.id, f"{problem}; see corral doctor") from problem
         wish = await host.reserve(spec)
         await settled(asyncio.to_thread(host.prepare_box, spec, wish.id_base))
         host.snapshots.mark(spec.id)
+        images = await settled(asyncio.to_thread(host.memories.link, name, spec.id))
         try:
-            request = await settled(asyncio.to_thread(self._restore_request, program, spec, wish, meta))
-        except (OSError, ValueError) as problem:
-            raise _not_restored(spec.id, str(problem)) from problem
-        size = sum(path.stat().st_size for path in host.memories.path(name).iterdir())
-        answer = await self._ask("restore", LIMIT_S + size / SLOWEST, **request)
+            try:
+                if meta.shared:
+                    await settled(asyncio.to_thread(self._part, spec, meta, images))
+                request = await settled(asyncio.to_thread(self._restore_request, program, spec, wish, meta, images))
+            except (OSError, ValueError) as problem:
+                raise _not_restored(spec.id, str(problem)) from problem
+            size = sum(path.stat().st_size for path in images.iterdir())
+            answer = await self._caller.ask("restore", LIMIT_S + size / SLOWEST, **request)
+        finally:
+            await settled(asyncio.to_thread(host.memories.drop, images))
         if not answer["ok"]:
             raise _not_restored(spec.id, criu.explain(answer["error"]) or answer["error"].strip())
-        return host.restored(spec, wish.index, answer["pid"])
+        return host.restored(spec, wish.index, answer["pid"], whole=not meta.shared)
+
+    def kept(self, spec: BoxSpec) -> memories.Meta:
+        """What is known of the memory that `spec` is to begin with. Raises MemoryNotKept."""
+        meta = self._host.memories.read(spec.origin or "")
+        if meta is None or (meta.box != spec.id and not meta.shared):
+            raise _not_restored(spec.id, "none is kept of it")
+        if spec.nested:
+            # Its root may trace what is not made from an unreadable file, as its guest would not be.
+            raise _not_restored(spec.id, "containers are possible in it")
+        return meta
+
+    def _part(self, spec: BoxSpec, meta: memories.Meta, images: Path) -> None:
+        """Have nothing in common with the box that the memory is of: names, random numbers, files of output."""
+        imagefiles.name_host(images, spec.hostname)
+        try:
+            randomness.renew()
+        except OSError as problem:
+            message = f"it would have the other box's random numbers: {problem.strerror}"
+            raise ValueError(message) from problem
+        output = sum(size for _, size in meta.files.values())
+        if output > MOST_OUTPUT:
+            message = f"its executions have written {output >> 20} MiB, of which it may take over {MOST_OUTPUT >> 20}"
+            raise ValueError(message)
+        ours, theirs = (self._host.places.spool / box_id for box_id in (spec.id, meta.box))
+        shutil.rmtree(ours, ignore_errors=True)  # of an earlier try
+        ours.mkdir(mode=0o700)
+        for file, size in meta.files.values():
+            copy_start(theirs / file, ours / _renamed(spec, meta, file), size)
 
     def _restore_request(
-        self, program: criu.Criu, spec: BoxSpec, wish: SlotWish, meta: memories.Meta
+        self, program: criu.Criu, spec: BoxSpec, wish: SlotWish, meta: memories.Meta, images: Path
     ) -> dict[str, object]:
         host = self._host
-        images, bundle = host.memories.path(spec.origin or ""), host.places.bundle(spec.id)
+        bundle = host.places.bundle(spec.id)
         imagefiles.shift_ids(images, wish.id_base)
         # The processes that are made read them, before they have any id of the box and after. The folder above all
         # images is root's alone.
@@ -169,10 +265,12 @@ class Checkpoints:
         inside.touch(mode=0o600)
         # The guest is bound by CRIU: it cannot copy a root that has a mount below which its namespace may not undo.
         plan = [step for step in host.steps(spec, wish.id_base) if not isinstance(step, steps.BindFile)]
-        plan.append(steps.BindFile(str(self._readable(meta.guest)), str(inside)))
         groups = host.places.group(host.layout, spec.id).make(host.resources(spec))
         hook = host.places.data / "bin" / "attach"
-        restoring.write_hook(hook)
+        with self._writing:
+            restoring.write_hook(hook)
+            guest = self._readable(meta.guest)
+        plan.append(steps.BindFile(str(guest), str(inside)))
         spool = host.places.spool / spec.id
         files = {name: memories.FIRST_FD + number for number, name in enumerate(meta.files)}
         restore = criu.Restore(
@@ -187,7 +285,10 @@ class Checkpoints:
             "box": spec.id,
             "steps": [steps.pack(step) for step in plan],
             "id_base": wish.id_base,
-            "files": [(files[name], str(spool / file), size) for name, (file, size) in meta.files.items()],
+            "files": [
+                (files[name], str(spool / _renamed(spec, meta, file)), size)
+                for name, (file, size) in meta.files.items()
+            ],
             "groups": [str(folder) for folder in groups],
             "wish": json.dumps(asdict(wish)),
             "socket": str(host.places.socket(spec.id)),
@@ -207,39 +308,16 @@ class Checkpoints:
             partial.rename(target)
         return target
 
-    # ---------------------------------------------------------------- how
 
-    @property
-    def _cache(self) -> Path:
-        return self._host.places.memory / "criu"
-
-    async def _criu(self, box_id: str) -> criu.Criu:
-        if self._program is None:
-            try:
-                self._program = await settled(asyncio.to_thread(self._find))
-            except criu.NoCriu as problem:
-                raise _not_kept(box_id, f"{problem}; see corral doctor") from problem
-        return self._program
-
-    def _find(self) -> criu.Criu:
-        found = criu.find(self._folder)
-        criu.prepare(found, self._cache)
-        return found
-
-    async def _ask(self, op: str, limit_s: float, **fields: object) -> wire.Message:
-        """Ask the launcher, and stay until CRIU has ended, even when cancelled: it is inside the box's processes."""
-        asked = asyncio.ensure_future(self._host.launcher.request(op, limit_s + 2 * ABORT_LIMIT_S, **fields))
-        try:
-            done, _ = await asyncio.wait({asked}, timeout=limit_s)
-            if not done:
-                self._host.launcher.tell("abort", box=fields["box"])
-            return await asyncio.shield(asked)
-        except asyncio.CancelledError:
-            await asyncio.wait({asked}, timeout=ABORT_LIMIT_S)
-            raise
-        except TimeoutError as error:
-            message = f"cannot {op} box {fields['box']}: criu did not end within {limit_s:.0f} s"
-            raise MemoryNotKept(message) from error
+def _renamed(spec: BoxSpec, meta: memories.Meta, file: str) -> str:
+    """What the file of an execution is called in the box. Raises ValueError when it has no name there."""
+    execution, _, kind = file.rpartition(".")
+    if not meta.shared:
+        return file
+    if execution not in spec.executions:
+        message = f"execution {execution} has no id in it"
+        raise ValueError(message)
+    return f"{spec.executions[execution]}.{kind}"
 
 
 def _owner(pid: int) -> int:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import functools
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 from corral.core import log
@@ -65,6 +65,8 @@ MEASURED_AT_ONCE: Final = 64
 #: A guest that wants the processor for this long, and gets less than this part of it, is not the one that hangs.
 STARVING_S: Final = 0.5
 STARVING_PART: Final = 0.1
+#: For calls to end before a guest is parked whose box will go on.
+QUIET_LIMIT_S: Final = 2.0
 #: Connections of started commands that nobody follows yet, at most.
 HANDED_ON: Final = 64
 
@@ -91,6 +93,8 @@ class OciRuntime(Runtime):
         await self._host.start()
         for living in [one for one in self._host.living.values() if one.record.handle in self._host.stood]:
             await self._wake_left(living)
+        for handle in self._host.stood:
+            await asyncio.to_thread(self._host.snapshots.let_go, handle)
         self._stock.start()
 
     async def close(self) -> None:
@@ -195,9 +199,11 @@ class OciRuntime(Runtime):
         while True:
             yield await self._deaths.get()
 
-    async def snapshot(self, box_id: str, name: str) -> Copied:
+    async def snapshot(self, box_id: str, name: str, *, memory: bool = False) -> Copied:
         _check_id(name)
         async with self._locked(box_id):
+            if memory:
+                return await self._copy_living(box_id, name)
             box = self._host.recorded(box_id)
             return await settled(asyncio.to_thread(self._host.snapshots.take, box, name))
 
@@ -207,23 +213,44 @@ class OciRuntime(Runtime):
         _check_id(name)
         async with self._locked(box_id):
             living = self._living(box_id)
-            if name in await self.snapshots():
-                message = f"cannot make snapshot {name}: there is one already"
-                raise SnapshotExists(message)
+            await self._require_free(name)
+            ready = await self._host.checkpoints.prepare(living, name)
             self._dormancy.park(box_id)
             try:
                 await self._drop_handed_on(box_id)
                 await self._park(living)
-                return await self._host.checkpoints.dump(living, name)
+                return await self._host.checkpoints.dump(ready)
             except BaseException:
                 await settled(self._unpark(living))
                 raise
 
+    async def _copy_living(self, box_id: str, name: str) -> Copied:
+        living = self._living(box_id)
+        await self._require_free(name)
+        if self._dormancy.parked(box_id):
+            message = f"cannot keep memory of box {box_id}: it is kept already, and stands still"
+            raise MemoryNotKept(message)
+        ready = await self._host.checkpoints.prepare(living, name)
+        self._dormancy.park(box_id)
+        try:
+            await self._dormancy.quiet(box_id, QUIET_LIMIT_S)
+            await self._drop_handed_on(box_id)
+            await self._park(living)
+            return await self._host.checkpoints.copy(ready, functools.partial(self._unpark, living))
+        finally:
+            if self._dormancy.parked(box_id):
+                await settled(self._unpark(living))
+
+    async def _require_free(self, name: str) -> None:
+        if name in await self.snapshots():
+            message = f"cannot make snapshot {name}: there is one already"
+            raise SnapshotExists(message)
+
     async def _park(self, living: Living) -> None:
         """Also a guest that was parked for a memory which was forgotten since. Raises MemoryNotKept."""
-        await asyncio.to_thread(self._host.snapshots.let_go, living.record.handle)
         # A server that ends from here on leaves a guest that the next one has to wake.
         self._host.snapshots.mark(living.record.handle)
+        await asyncio.to_thread(self._host.snapshots.thaw, living.record.handle)
         try:
             await self._guest_of(living).park()
         except (BoxExhausted, BoxUnresponsive) as problem:
@@ -232,9 +259,10 @@ class OciRuntime(Runtime):
 
     async def _unpark(self, living: Living) -> None:
         """Let a box go on as if nothing had been tried. A guest that does not answer is found out about by `ping`."""
-        await asyncio.to_thread(self._host.snapshots.let_go, living.record.handle)
+        await asyncio.to_thread(self._host.snapshots.thaw, living.record.handle)
         if self._host.living.get(living.record.id) is living:
             await self._wake_left(living)
+        await asyncio.to_thread(self._host.snapshots.let_go, living.record.handle)
         self._dormancy.unpark(living.record.id)
 
     async def _wake_left(self, living: Living) -> None:
@@ -243,25 +271,36 @@ class OciRuntime(Runtime):
         except (RuntimeFailure, OSError) as problem:
             self._log.warning("guest not woken", box=living.record.id, cause=str(problem))
 
-    async def _wake(self, living: Living) -> None:
+    async def _wake(self, living: Living, renamed: Mapping[str, str] | None = None) -> None:
         """Have the guest go on, on a socket that the next dump will find. Raises RuntimeFailure, OSError."""
         path = self._host.places.socket(living.record.handle)
         fresh = path.with_suffix(".new")
-        fresh.unlink(missing_ok=True)
+        if fresh.exists():
+            # Of a server that ended: before the guest was told, or after that and before this was its socket's name.
+            try:
+                await GuestClient(fresh, clock=self._clock).hello()
+                fresh.rename(path)
+            except RuntimeFailure:
+                pass
+            fresh.unlink(missing_ok=True)
         listener = await asyncio.to_thread(listen_in, living.process, fresh)
         with listener:
-            await self._guest_of(living).wake(listener.fileno())
+            await self._guest_of(living).wake(listener.fileno(), renamed=renamed)
         fresh.rename(path)
 
     async def _restore(self, spec: BoxSpec) -> Living:
         if self._host.places.box(spec.id).exists():
             message = f"cannot create box {spec.id}: there is one already"
             raise BoxExists(message)
+        meta = self._host.checkpoints.kept(spec)
         self._dormancy.park(spec.id)
         try:
-            living = await self._host.checkpoints.restore(spec)
+            living = await self._host.checkpoints.restore(spec, meta)
             try:
-                await self._wake(living)
+                await self._wake(living, spec.executions if meta.shared else None)
+                if meta.shared:
+                    await self._claim(living, spec, named=True)
+                    await settled(asyncio.to_thread(self._host.complete, living, spec))
             except (RuntimeFailure, OSError) as problem:
                 message = f"cannot bring back memory of box {spec.id}: its guest does not answer: {problem}"
                 raise MemoryNotKept(message) from problem
@@ -270,6 +309,8 @@ class OciRuntime(Runtime):
             raise
         except BaseException:
             await settled(self._host.remove(spec.id))
+            if meta.shared:
+                await asyncio.to_thread(self._spool.forget, spec.id)
             raise
         finally:
             self._dormancy.unpark(spec.id)
@@ -382,12 +423,14 @@ class OciRuntime(Runtime):
             task.exception()
 
     async def _start(self, box_id: str, spec: ExecSpec) -> None:
-        guest = self._guest(box_id)
+        self._living(box_id)
         for _ in range(2):
             try:
                 fds = self._spool.open(box_id, spec.id)
             except FileExistsError:
-                if await self._known(guest, box_id, spec.id):
+                async with self._calling(box_id) as guest:
+                    known = await self._known(guest, box_id, spec.id)
+                if known:
                     return
                 # A server that ended between opening the spool and asking the guest left these files.
                 self._spool.discard(box_id, spec.id)
@@ -540,9 +583,11 @@ class OciRuntime(Runtime):
         """The box's guest. One that stops answering because its box ends is BoxGone, not BoxUnresponsive.
 
         A dying process 1 closes its connections one after another, and is known to be dead a moment later.
+        While the guest is parked, calls wait.
         """
         try:
-            yield self._guest(box_id)
+            async with self._dormancy.call(box_id):
+                yield self._guest(box_id)
         except BoxUnresponsive as error:
             await self._wait_for_death(box_id, DYING_LIMIT_S)
             if box_id in self._host.living:

@@ -252,13 +252,17 @@ class Host:
         """`Maker.resources`."""
         return self._maker.resources(spec)
 
-    def restored(self, spec: BoxSpec, slot: int, pid: int) -> Living:
-        """Take a box that was made again from a dump for one that lives. Raises HostUnfit."""
+    def restored(self, spec: BoxSpec, slot: int, pid: int, *, whole: bool) -> Living:
+        """Take a box that was made from a dump for one that lives; unless `whole`, half-made until `complete`.
+
+        Raises HostUnfit.
+        """
         try:
             found = replace(record.Record.of(spec, slot).living(pid), restored=True)
         except ProcessLookupError:
             raise ended_at_once(spec.id) from None
-        record.write(self.places.box(spec.id), found)
+        if whole:
+            record.write(self.places.box(spec.id), found)
         process = found.open_process()
         if process is None:
             raise ended_at_once(spec.id)

@@ -35,6 +35,7 @@ _MESSAGES: Final[Mapping[str, Mapping[str, tuple[int, int, str]]]] = {
     },
     "fdinfo": {"id": (1, _UINT32, ""), "type": (3, _INT32, "")},
     "memory": {"dumpable": (15, _INT32, "")},
+    "names": {"nodename": (1, _STRING, "")},
     "extent": {"first": (1, _UINT32, ""), "lower_first": (2, _UINT32, ""), "count": (3, _UINT32, "")},
     "id_maps": {"uid_map": (1, _MESSAGE, "extent*"), "gid_map": (2, _MESSAGE, "extent*")},
 }  # fmt: skip
@@ -127,6 +128,16 @@ def close_to_tracing(images: Path) -> None:
         entry.dumpable = 0
 
     change(images / "mm-1.img", "memory", one)
+
+
+def name_host(images: Path, hostname: str) -> None:
+    """Give the box this host name."""
+
+    def one(entry: Any) -> None:
+        entry.nodename = hostname
+
+    for path in images.glob("utsns-*.img"):
+        change(path, "names", one)
 
 
 def shift_ids(images: Path, id_base: int) -> None:

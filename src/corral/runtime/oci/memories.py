@@ -18,6 +18,7 @@ from corral.runtime.linux import mounts
 
 NAME: Final = "corral.json"
 PARTIAL: Final = ".new-"
+LINKED: Final = ".for-"
 #: Descriptors of the restoring process that become those of the box.
 FIRST_FD: Final = 200
 #: What a box has mounts of, from its bundle. Others are its own, which CRIU could not make again.
@@ -35,13 +36,19 @@ class Meta:
 
     `externals` are paths of the host by the keys that the images have for mounts; `files` are the spool's files of
     the box's executions, with their sizes, by the names that the images have for them. `guest` is the name of the
-    guest's program.
+    guest's program. `shared` ones are for boxes of other ids, any number of them.
     """
 
     box: str
     guest: str
     externals: Mapping[str, str]
     files: Mapping[str, tuple[str, int]]
+    shared: bool = False
+
+    @property
+    def executions(self) -> tuple[str, ...]:
+        """Ids of the executions that ran."""
+        return tuple(sorted({file.rpartition(".")[0] for file, _ in self.files.values()}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,7 @@ class Memories:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        #: Names by the boxes that they are of.
+        #: Names by the boxes that they are of, but for shared ones.
         self._of: dict[str, str] = {}
 
     def open(self) -> None:
@@ -111,40 +118,58 @@ class Memories:
             meta = self.read(path.name)
             if meta is None:
                 shutil.rmtree(path)
-            else:
+            elif not meta.shared:
                 self._of[meta.box] = path.name
 
     def of(self, box_id: str) -> str | None:
         """The name under which the box's memory is kept."""
         return self._of.get(box_id)
 
-    def has(self, name: str) -> bool:
-        """Whether there is one of this name."""
-        return name in self._of.values()
-
     def path(self, name: str) -> Path:
         """The folder of its images."""
         return self.folder / name
 
+    def partial(self, name: str) -> Path:
+        """The folder of images that are not whole yet."""
+        return self.folder / f"{PARTIAL}{name}"
+
     def begin(self, name: str) -> Path:
         """An empty folder for images. What is not committed goes at the next `begin` or start."""
-        partial = self.folder / f"{PARTIAL}{name}"
+        partial = self.partial(name)
         if partial.exists():
             shutil.rmtree(partial)
         partial.mkdir(mode=0o700)
         return partial
 
     def commit(self, partial: Path, name: str, meta: Meta) -> int:
-        """Make the images in `partial` those of `name`, in one step that lasts. Returns their size in bytes."""
+        """Make the images in `partial` those of `name`, in one step that lasts. Returns their size in bytes.
+
+        Shared ones need not outlast the host: what they are of is not there after it.
+        """
         (partial / NAME).write_text(json.dumps(asdict(meta)))
         size = 0
         for path in partial.iterdir():
             size += path.stat().st_blocks * 512
-        _sync(partial)
+        if not meta.shared:
+            _sync(partial)
         partial.rename(self.path(name))
-        _sync(self.folder)
-        self._of[meta.box] = name
+        if not meta.shared:
+            _sync(self.folder)
+            self._of[meta.box] = name
         return size
+
+    def link(self, name: str, box_id: str) -> Path:
+        """The images once more, for one box to be made of: files may be replaced there. Goes with the next start.
+
+        It takes no room. The files are the same ones, so whoever changes one puts another in its place.
+        """
+        linked = self.folder / f"{LINKED}{box_id}"
+        if linked.exists():
+            shutil.rmtree(linked)
+        linked.mkdir(mode=0o755)
+        for path in self.path(name).iterdir():
+            os.link(path, linked / path.name)
+        return linked
 
     def drop(self, partial: Path) -> None:
         """Remove what was begun."""
@@ -158,7 +183,7 @@ class Memories:
             return None
 
     def forget(self, name: str) -> str | None:
-        """Remove one; returns the box that it was of. One that is not there is fine."""
+        """Remove one; returns the box that goes on as it no more. One that is not there is fine."""
         meta = self.read(name)
         path = self.path(name)
         if meta is None:
@@ -167,9 +192,10 @@ class Memories:
         if gone.exists():
             shutil.rmtree(gone)
         path.rename(gone)
-        self._of.pop(meta.box, None)
+        if not meta.shared:
+            self._of.pop(meta.box, None)
         shutil.rmtree(gone)
-        return meta.box
+        return None if meta.shared else meta.box
 
 
 def _sync(folder: Path) -> None:

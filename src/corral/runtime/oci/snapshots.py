@@ -34,11 +34,11 @@ class Snapshots:
         self._clock = clock
 
     def open(self) -> set[str]:
-        """Let go on whatever a killed server left standing still; returns the handles."""
+        """Thaw whatever a killed server left standing still; returns the handles, for `let_go` when guests wake."""
         self._places.frozen.mkdir(mode=0o700, exist_ok=True)
         stood = {mark.name for mark in self._places.frozen.iterdir()}
         for handle in stood:
-            self.let_go(handle)
+            self.thaw(handle)
         return stood
 
     def mark(self, handle: str) -> None:
@@ -52,11 +52,15 @@ class Snapshots:
         if group.can_freeze:
             group.freeze()
 
-    def let_go(self, handle: str) -> None:
-        """The end of `hold`. Idempotent."""
+    def thaw(self, handle: str) -> None:
+        """Have the box go on, with a guest that may have to be woken. Idempotent."""
         group = self._places.group(self._layout, handle)
         if group.can_freeze:
             group.thaw()
+
+    def let_go(self, handle: str) -> None:
+        """The end of `hold` and `mark`. Idempotent."""
+        self.thaw(handle)
         (self._places.frozen / handle).unlink(missing_ok=True)
 
     def holds(self, handle: str) -> bool:

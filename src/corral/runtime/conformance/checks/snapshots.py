@@ -8,7 +8,15 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from corral.runtime.conformance.suite import Bench, Group, expect, expect_equal, raises
-from corral.runtime.contract import BoxGone, BoxSpec, HostUnfit, NoSuchSnapshot, SnapshotExists
+from corral.runtime.contract import (
+    BoxGone,
+    BoxSpec,
+    HostUnfit,
+    MemoryNotKept,
+    NoSuchExecution,
+    NoSuchSnapshot,
+    SnapshotExists,
+)
 
 GROUP = Group()
 
@@ -87,6 +95,55 @@ async def a_copy_is_another_box(bench: Bench) -> None:
         said = (await bench.sh(copy, "echo $WHOSE; cat /etc/hostname 2>/dev/null; pgrep -x sleep")).text.split()
         expect_equal(said[:1], ["second"], "its environment")
         expect("first" not in said, "nothing of the first one's")
+
+
+@GROUP.check
+async def a_box_goes_on_in_copies_with_its_processes_or_says_why_not(bench: Bench) -> None:
+    """With its memory kept, what runs in a box goes on in any number of others, each by itself; so does the box."""
+    box, name = await bench.box(env={"WHOSE": "first"}), bench.new_id("snp")
+    count = await bench.start_sh(box, "n=0; while :; do echo $((n+=1)) $WHOSE; sleep 0.01; done")
+    await bench.until_output(box, count, b"5 first")
+    try:
+        try:
+            copied = await bench.runtime.snapshot(box, name, memory=True)
+        except MemoryNotKept as problem:
+            expect(problem.message.startswith("cannot keep memory of box "), "it says what cannot be done")
+            expect(name not in await bench.runtime.snapshots(), "nothing is kept")
+            await _counts_on(bench, box, count)
+            return
+        expect_equal(copied.executions, (count,), "what ran")
+        expect(copied.memory > 0, "there is some memory")
+        copies = {}
+        for _ in range(2):
+            mine = bench.new_id("exe")
+            spec = replace(beginning_as(bench, name), memory=True, executions={count: mine}, env={"WHOSE": "another"})
+            made = await bench.runtime.create(spec)
+            expect(made.restored, "it goes on with the processes")
+            copies[made.id] = mine
+        await bench.runtime.forget_snapshot(name)
+        for copy, mine in {**copies, box: count}.items():
+            await _counts_on(bench, copy, mine)
+            with raises(NoSuchExecution, "the first one's"):
+                await bench.runtime.signal(copy, count if copy != box else next(iter(copies.values())), 9)
+        for copy, mine in copies.items():
+            expect_equal((await bench.sh(copy, "echo $WHOSE")).text, "another", "the environment of new commands")
+            await bench.runtime.signal(copy, mine, 9)
+            expect_equal((await bench.finish(copy, mine)).result.signal, 9, "how its own ended")
+        await _counts_on(bench, box, count)
+    finally:
+        await bench.runtime.forget_snapshot(name)
+
+
+async def _counts_on(bench: Bench, box: str, exec_id: str) -> None:
+    """Wait until the counter has gone on, and see that it left nothing out and said nothing twice."""
+
+    def counted() -> list[bytes]:
+        return [line.split()[0] for line in bench.output(box, exec_id).splitlines()]
+
+    before = len(counted())
+    await bench.until(lambda: len(counted()) >= before + 3, "the counter goes on")
+    numbers = counted()
+    expect_equal(numbers, [b"%d" % number for number in range(1, len(numbers) + 1)], "what was counted")
 
 
 @GROUP.check
