@@ -44,8 +44,8 @@ STEPS: Final[tuple[tuple[Any, tuple[str, ...]], ...]] = (
 #: Those that take their time, on the loop.
 LONG_STEPS: Final[tuple[tuple[Any, tuple[str, ...]], ...]] = (
     (LauncherClient, ("request",)),
-    (GuestClient, ("claim",)),
-    (Checkpoints, ("dump", "restore")),
+    (GuestClient, ("claim", "park", "wake")),
+    (Checkpoints, ("dump", "copy", "restore")),
 )
 #: Seconds after their begin at which these can be cut off, beside before and after.
 INSIDE_S: Final = (0.002, 0.006)

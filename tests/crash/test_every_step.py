@@ -90,9 +90,9 @@ class Stage:
             self.caller.run(self.devbox, "until [ -s beat ]; do sleep 0.01; done")
         self.asleep = asleep
 
-    def beats(self) -> None:
+    def beats(self, devbox_id: str) -> None:
         """What runs in the devbox goes on; nothing stands still."""
-        self.caller.run(self.devbox, "rm beat && timeout 5 sh -c 'until [ -s beat ]; do sleep 0.01; done'")
+        self.caller.run(devbox_id, "rm beat && timeout 5 sh -c 'until [ -s beat ]; do sleep 0.01; done'")
 
     def holds(self, devbox_id: str) -> None:
         """The devbox works, and has all that was written before the round."""
@@ -110,8 +110,8 @@ def snapshot(stage: Stage) -> None:
         time.sleep(0.005)
 
 
-def fork(stage: Stage) -> None:
-    made = stage.caller.post(f"/{stage.devbox}/fork", count=2)["devboxes"]
+def fork(stage: Stage, keep_memory: str = "never") -> None:
+    made = stage.caller.post(f"/{stage.devbox}/fork", count=2, keep_memory=keep_memory)["devboxes"]
     stage.promised |= {child["id"]: "running" for child in made}
     for child in made:
         stage.caller.reach(child["id"], "running")
@@ -119,6 +119,11 @@ def fork(stage: Stage) -> None:
     while list((stage.server.data / "pool" / ".snapshots").iterdir()):
         stage.caller.http.get("/healthz").raise_for_status()
         time.sleep(0.02)
+
+
+def fork_with_memory(stage: Stage) -> None:
+    """What runs goes on in each: a fork of which only the disk came would fail."""
+    fork(stage, "always")
 
 
 def suspend(stage: Stage) -> None:
@@ -156,13 +161,15 @@ def judge(stage: Stage) -> None:
     for devbox_id, promise in stage.promised.items():
         assert status.get(devbox_id) == promise, (devbox_id, promise, status)
     if not stage.asleep and status[stage.devbox] == "running":
-        stage.beats()
+        stage.beats(stage.devbox)
     if status[stage.devbox] == "suspended":
         resume(stage)
     stage.holds(stage.devbox)
     for child in status.keys() - {stage.devbox}:
         assert status[child] == "running"
         stage.holds(child)
+        if stage.caller.http.get(f"/v1/devboxes/{child}").json().get("memory_kept"):
+            stage.beats(child)
         stage.caller.post(f"/{child}/shutdown")
     page = stage.caller.http.get("/v1/devboxes/disk_snapshots").json()["snapshots"]
     assert stage.snapshots <= {one["id"] for one in page}
@@ -192,10 +199,10 @@ def nothing_else(stage: Stage) -> None:
             "groups": {path.name for parent in parents for path in parent.glob("dbx_*")},
         }
         copies = os.listdir(places.data / "pool" / ".snapshots")
-        still = os.listdir(places.frozen)
-        if all(names == {stage.devbox} for names in there.values()) and not copies and not still:
+        still, kept = os.listdir(places.frozen), os.listdir(places.data / "memory")
+        if all(names == {stage.devbox} for names in there.values()) and not copies and not still and not kept:
             return
-        assert time.monotonic() < deadline, (there, copies, still, copy_of(stage.devbox))
+        assert time.monotonic() < deadline, (there, copies, still, kept, copy_of(stage.devbox))
         time.sleep(0.02)
 
 
@@ -246,13 +253,20 @@ VERBS: Final[dict[str, tuple[Callable[[Stage], None], bool]]] = {
     "snapshot": (snapshot, False),
     "snapshot-asleep": (snapshot, True),
     "fork": (fork, False),
+    "fork-with-memory": (fork_with_memory, False),
     "suspend": (suspend, False),
     "resume": (resume, True),
 }
 
 
 #: Where it has lost something once.
-ALWAYS: Final = {"suspend": "BtrfsPool.delete after", "fork": "GuestClient.claim before"}
+ALWAYS: Final = {
+    "suspend": "BtrfsPool.delete after",
+    "fork": "GuestClient.claim before",
+    "fork-with-memory": "GuestClient.wake after",
+}
+#: Whose other steps are those of another verb too.
+SHARED: Final = frozenset({"fork"})
 
 
 def chosen(name: str, steps: list[str]) -> list[int]:
@@ -261,6 +275,8 @@ def chosen(name: str, steps: list[str]) -> list[int]:
     if not ROUNDS:
         return list(every)
     always = {1 + steps.index(ALWAYS[name])} if name in ALWAYS else set()
+    if name in SHARED:
+        return sorted(always)
     return sorted(always | set(every[len(steps) // (2 * ROUNDS) :: max(1, len(steps) // ROUNDS)]))
 
 

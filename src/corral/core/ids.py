@@ -5,6 +5,7 @@ Owns the only source of randomness. Must not check whether an id is taken: 125 b
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from typing import Final
@@ -22,6 +23,13 @@ ID_LENGTH: Final = 21
 
 #: 43 characters hold 256 bits.
 SECRET_LENGTH: Final = 43
+
+
+def derived(prefix: str, *parts: str) -> str:
+    """The id of what is the same for the same `parts`, none of which holds a NUL: for what may be made twice."""
+    number = int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest())
+    letters = [ALPHABET[number // _BASE**place % _BASE] for place in range(ID_LENGTH)]
+    return f"{prefix}_{''.join(letters)}"
 
 
 class Ids:

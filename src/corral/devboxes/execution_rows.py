@@ -6,7 +6,7 @@ in which commands of one named shell run. Must not wait, and must not talk to a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -79,10 +79,38 @@ def admit(
         "message": "",
         "created_at_ms": at_ms,
         "ended_at_ms": None,
+        "parent_id": None,
     }
     connection.execute(EXECUTIONS.insert(), values)
     _tell(connection, values, at_ms)
     return execution_from_row(values), True
+
+
+def copy(connection: sa.Connection, devbox_id: str, new_ids: Mapping[str, str], at_ms: int) -> list[Execution]:
+    """Write that these executions, ids by those of another devbox's, run in the devbox too, each with its event.
+
+    Whatever has become of the others: what is copied here ran when that devbox's memory was.
+    """
+    query = sa.select(EXECUTIONS).where(_C.id.in_(list(new_ids))).order_by(_C.seq)
+    began = {
+        "devbox_id": devbox_id,
+        "status": ExecutionStatus.RUNNING.value,
+        "exit_code": None,
+        "stdout_cut": False,
+        "stderr_cut": False,
+        "lost": False,
+        "message": "",
+        "created_at_ms": at_ms,
+        "ended_at_ms": None,
+    }
+    copies = []
+    for row in connection.execute(query).mappings().all():
+        kept = {key: row[key] for key in row if key != "seq"}
+        copies.append({**kept, **began, "id": new_ids[row["id"]], "parent_id": row["id"]})
+    for values in copies:
+        connection.execute(EXECUTIONS.insert(), values)
+        _tell(connection, values, at_ms)
+    return [execution_from_row(values) for values in copies]
 
 
 def complete(

@@ -17,7 +17,10 @@ class OutputView(View):
 
 
 class ExecutionView(View):
-    """A command. Output is the last lines, once it has completed; all of it can be streamed."""
+    """A command. Output is the last lines, once it has completed; all of it can be streamed.
+
+    `parent_id` is Corral's own: the execution that it is a copy of, when its devbox is a fork with memory.
+    """
 
     devbox_id: str
     execution_id: str
@@ -33,6 +36,7 @@ class ExecutionView(View):
     message: str | None = None
     create_time_ms: int
     end_time_ms: int | None = None
+    parent_id: str | None = None
 
 
 class ExecutionListView(View):
@@ -110,4 +114,5 @@ def execution_view(
         message=execution.message or None,
         create_time_ms=execution.created_at_ms,
         end_time_ms=execution.ended_at_ms,
+        parent_id=execution.parent_id,
     )

@@ -151,6 +151,11 @@ class Followers:
             if live.execution.status is ExecutionStatus.QUEUED:
                 self._tasks.spawn(self._promote(live.execution), name=f"promote {live.execution.id}")
 
+    def take_up(self, account_id: str, execution: Execution) -> None:
+        """Follow a command that runs in a box already, whose row was just written."""
+        live = self._live[execution.id] = Live(account_id, execution)
+        self._tasks.spawn(self._start_and_follow(live), name=f"follow {execution.id}")
+
     async def abandon(self, devbox_id: str) -> None:
         """Complete as lost what is queued in a devbox that has ended; followers complete what was running."""
         for live in list(self._live.values()):

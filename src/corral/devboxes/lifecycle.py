@@ -11,13 +11,27 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
+import sqlalchemy as sa
+
 from corral.core import errors, log
 from corral.core.clock import Clock
 from corral.core.store.store import Store
-from corral.devboxes import deadlines, faults, launch, rows
+from corral.devboxes import deadlines, execution_rows, faults, launch, rows
 from corral.devboxes.followers import Followers
 from corral.devboxes.launch import Launch, Outcome
-from corral.devboxes.model import ENDED, Desired, Devbox, KeepMemory, Kept, Memory, Observed, Reason, copy_of
+from corral.devboxes.model import (
+    ENDED,
+    Desired,
+    Devbox,
+    Execution,
+    Inheritance,
+    KeepMemory,
+    Kept,
+    Memory,
+    Observed,
+    Reason,
+    copy_of,
+)
 from corral.devboxes.object_mounts import ObjectMounts
 from corral.devboxes.vitals import Vitals
 from corral.runtime.contract import (
@@ -72,6 +86,10 @@ class Source(Protocol):
     @property
     def lent(self) -> tuple[Layer, ...]:
         """Layers of other images that its processes can read."""
+
+    @property
+    def memory(self) -> Inheritance | None:
+        """What is kept there of another devbox's memory; None where nobody asked for it."""
 
 
 class Sources(Protocol):
@@ -234,13 +252,15 @@ class Lifecycle:
             return await self._end(devbox, Reason.START_FAILED, problem.message)
         if source is None:
             return _COPY_PAUSE_S
-        memory = devbox.memory
+        memory, wanted = devbox.memory, devbox.request.keep_memory
+        if (parents := source.memory) is not None:
+            memory, wanted = Memory(parents.kept, parents.message, parents.size, parents.launch), parents.wanted
         try:
             async with self._starts:
                 try:
                     box = await self._make_box(devbox, source, memory=memory is not None and memory.kept)
                 except MemoryNotKept as problem:
-                    if memory is None or devbox.request.keep_memory is KeepMemory.ALWAYS:
+                    if memory is None or wanted is KeepMemory.ALWAYS:
                         raise
                     self._log.warning("memory not brought back", devbox=devbox.id, message=problem.message)
                     memory = replace(memory, kept=False, message=problem.message)
@@ -255,12 +275,28 @@ class Lifecycle:
             memory = replace(memory, kept=False, launch=None)
         empty = box.restored or launch.is_empty(devbox.request)
         step = replace(_AT_ONCE if empty else _TO_INITIALIZING, memory=memory)
-        moved = await self._move(devbox, _PROVISIONING, step)
+        executions = parents.executions_of(devbox.id) if parents is not None and box.restored else {}
+        moved = await self._provisioned(devbox, step, executions)
         if moved is None:
             return None
         if devbox.kept is not None:
             await self._runtime.forget_snapshot(copy_of(devbox.id))
         return await (self._keep(moved) if empty else self._initialize(moved))
+
+    async def _provisioned(self, devbox: Devbox, step: rows.Step, executions: Mapping[str, str]) -> Devbox | None:
+        """Record that its box is made, and which executions of another one go on in it."""
+
+        def change(connection: sa.Connection) -> tuple[Devbox | None, list[Execution]]:
+            at_ms = self._clock.now_ms()
+            moved = rows.transition(connection, devbox.id, _PROVISIONING, step, at_ms)
+            if moved is None:
+                return None, []
+            return moved, execution_rows.copy(connection, devbox.id, executions, at_ms)
+
+        moved, copies = await self._store.write(change)
+        for execution in copies:
+            self._followers.take_up(devbox.account_id, execution)
+        return moved
 
     async def _make_box(self, devbox: Devbox, source: Source, *, memory: bool) -> Box:
         """Make the box, or keep the one that was made for this row before a restart."""
@@ -276,6 +312,7 @@ class Lifecycle:
             nested=request.nested or request.docker_in_docker,
             lent=source.lent,
             memory=memory,
+            executions=source.memory.executions_of(devbox.id) if memory and source.memory is not None else {},
         )
         due = self._deadline(devbox)
         async with asyncio.timeout(max(1.0, due.left_s) if due is not None else None):

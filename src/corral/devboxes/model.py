@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from corral.core import ids
 from corral.runtime.contract import Layer, Limits, TerminalSize, User
 
 T = TypeVar("T")
@@ -139,7 +140,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What became of a devbox's memory when it was last suspended or resumed.
+    """What became of a devbox's memory when it was last suspended or resumed, or of its parent's when it was forked.
 
     `message` says why it was not kept, or not brought back; `size` in bytes. `launch` is the number of the launch that
     the processes are of; None when none went on.
@@ -149,6 +150,25 @@ class Memory:
     message: str = ""
     size: int = 0
     launch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """What a fork gets of its parent's memory, if `wanted` says so. `executions` are those of the parent that ran.
+
+    `kept` is known once the parent was copied; `message`, `size` and `launch` are as of `Memory`.
+    """
+
+    wanted: KeepMemory
+    launch: int
+    kept: bool = False
+    message: str = ""
+    size: int = 0
+    executions: tuple[str, ...] = ()
+
+    def executions_of(self, devbox_id: str) -> dict[str, str]:
+        """New ids, by the parent's, of the executions that go on in a fork: the same ones whenever it is asked."""
+        return {execution_id: ids.derived("exe", devbox_id, execution_id) for execution_id in self.executions}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +188,7 @@ class Devbox:
     transitions: tuple[Transition, ...]
     parent_id: str | None = None  #: the devbox whose disk it began as a copy of
     kept: Kept | None = None  #: what is kept of its box while there is none
-    memory: Memory | None = None  #: None before the first suspend
+    memory: Memory | None = None  #: None before the first suspend, unless it is a fork that was to have its parent's
 
     @property
     def start(self) -> int:
@@ -237,6 +257,7 @@ class Execution:
     user: str | None = None
     terminal: TerminalSize | None = None
     message: str = ""
+    parent_id: str | None = None  #: the execution that it is the copy of, in the devbox that its own is a fork of
 
 
 class LogSource(enum.StrEnum):

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from corral.devboxes.model import Devbox, Origin, Parent
+from corral.devboxes.model import Devbox, KeepMemory, Origin, Parent
 
 
 class Snapshots(Protocol):
@@ -18,8 +18,11 @@ class Snapshots(Protocol):
     def require_remote(self) -> None:
         """Raise errors.NotOffered when disks cannot be copied to an object store."""
 
-    def begin(self, connection: sa.Connection, devbox: Devbox) -> str:
-        """Have the devbox copied for others that are made in this transaction; the snapshot goes once they run."""
+    def begin(self, connection: sa.Connection, devbox: Devbox, memory: KeepMemory) -> str:
+        """Have the devbox copied for others that are made in this transaction; the snapshot goes once they run.
+
+        `memory` says whether they are to go on with its processes.
+        """
 
     def in_progress(self, connection: sa.Connection, devbox_id: str) -> bool:
         """Whether the devbox is about to be copied."""

@@ -160,7 +160,13 @@ class DevboxRoutes:
                 keep(connection, views.fork_view(made).model_dump_json(exclude_none=True).encode())
 
         made = await self._devboxes.fork(
-            account_id, devbox_id, body.count, name=body.name, metadata=body.metadata, also=kept
+            account_id,
+            devbox_id,
+            body.count,
+            name=body.name,
+            metadata=body.metadata,
+            keep_memory=model.KeepMemory(body.keep_memory or model.KeepMemory.NEVER),
+            also=kept,
         )
         return views.fork_view(made)
 

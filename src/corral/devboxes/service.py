@@ -27,6 +27,7 @@ from corral.devboxes.model import (
     Devbox,
     DevboxRequest,
     Execution,
+    KeepMemory,
     LogEntry,
     Observed,
     Origin,
@@ -169,25 +170,29 @@ class Devboxes(Questions):
         *,
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        keep_memory: KeepMemory = KeepMemory.NEVER,
         also: Callable[[sa.Connection, tuple[Devbox, ...]], None] | None = None,
     ) -> tuple[Devbox, ...]:
         """Record the wish for `count` devboxes that begin as this one's disk is at a moment soon after this call.
 
-        They have its size, environment and user, and identities of their own; none of its processes. What it did at
-        its launch is on the disk and not done again, but its entrypoint runs. `name` and `metadata` None are its own;
-        `also` is as of `create`.
-        Raises errors.WrongState when it neither runs nor is suspended.
+        They have its size, environment and user, and identities of their own. What it did at its launch is on the
+        disk and not done again, but its entrypoint runs. With `keep_memory` they go on with its processes of the same
+        moment, if they can (AUTO) or else fail (ALWAYS), and with all that these know, secrets too; then nothing of
+        the launch runs again. `name` and `metadata` None are its own; `also` is as of `create`.
+        Raises errors.WrongState when it neither runs nor is suspended, or is suspended and must give its memory.
         """
         new = [self._ids.new("dbx") for _ in range(count)]
 
         def insert(connection: sa.Connection) -> tuple[Devbox, ...]:
             self.require_disk(connection, account_id, devbox_id, "fork")
             parent = rows.get(connection, account_id, devbox_id)
+            if keep_memory is KeepMemory.ALWAYS and parent.observed is Observed.SUSPENDED:
+                raise errors.WrongState(f"cannot fork devbox {devbox_id} with its memory: it is suspended")
             request = replace(
                 parent.request,
                 name=parent.request.name if name is None else name,
                 metadata=parent.request.metadata if metadata is None else metadata,
-                snapshot_id=self._snapshots.begin(connection, parent),
+                snapshot_id=self._snapshots.begin(connection, parent, keep_memory),
                 launch_commands=(),
                 files={},
                 object_mounts=(),

@@ -94,6 +94,7 @@ EXECUTIONS: Final = sa.Table(
     sa.Column("message", sa.Text, nullable=False),
     sa.Column("created_at_ms", sa.BigInteger, nullable=False),
     sa.Column("ended_at_ms", sa.BigInteger),
+    sa.Column("parent_id", sa.Text),
     sa.Index("ix_executions_devbox_id_seq", "devbox_id", "seq"),
     sa.Index("uq_executions_devbox_id_command_id", "devbox_id", "command_id", unique=True),
     sa.Index("ix_executions_open", "devbox_id", "seq", sqlite_where=sa.text("ended_at_ms IS NULL")),
@@ -255,4 +256,5 @@ def execution_from_row(row: Row) -> Execution:
         user=row["user"],
         terminal=TerminalSize(**terminal) if terminal else None,
         message=row["message"],
+        parent_id=row["parent_id"],
     )

@@ -26,7 +26,8 @@ class DevboxView(View):
     """A devbox. `reason`, `reason_message`, `observed_at_ms` and `memory_…` are Corral's own.
 
     `memory_kept` tells whether its memory was kept at its last suspend, or brought back at its last resume, and
-    `memory_message` why not; null before the first suspend.
+    `memory_message` why not; null before the first suspend. Of a fork that was to have its parent's memory they tell
+    whether it has, once it has begun.
     """
 
     id: str

@@ -253,6 +253,13 @@ class ForkBody(Body):
     count: Annotated[int, Field(ge=1, le=MOST_FORKS)] = 1
     name: Name | None = None
     metadata: Metadata | None = None
+    keep_memory: Annotated[
+        Literal["auto", "always", "never"] | None,
+        Field(
+            description="Whether they go on with its processes, and all secrets that these hold: `never` (the "
+            "default); `auto` where it can be, else as its disk alone; `always`, or else they fail."
+        ),
+    ] = None
 
 
 class UpdateBody(Body):

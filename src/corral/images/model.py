@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from corral.devboxes.model import Inheritance
 from corral.runtime.contract import Layer
 
 
@@ -50,6 +51,7 @@ class Snapshot:
     blueprint_id: str | None = None  #: whose image lies below the disk
     remote: str | None = None  #: the remote copy that it is received from
     request: Mapping[str, Any] | None = None  #: of the devbox whose disk that one is
+    memory: Inheritance | None = None  #: what is kept of the devbox's memory, where a fork asks for it
 
 
 class RemoteState(enum.StrEnum):
@@ -101,3 +103,4 @@ class Source:
     env: Mapping[str, str]
     origin: str | None = None
     lent: tuple[Layer, ...] = ()
+    memory: Inheritance | None = None

@@ -13,8 +13,9 @@ import sqlalchemy as sa
 
 from corral.core import errors, events
 from corral.core.store import lists
+from corral.devboxes.model import Inheritance
 from corral.images.model import Snapshot, SnapshotPage, SnapshotStatus, SnapshotWish
-from corral.images.tables import SNAPSHOT_METADATA, SNAPSHOTS, snapshot_from_row
+from corral.images.tables import SNAPSHOT_METADATA, SNAPSHOTS, memory_to_json, snapshot_from_row
 from corral.runtime.contract import Layer
 
 MAX_PAGE: Final = 5000
@@ -38,6 +39,7 @@ def insert(
     remote: str | None = None,
     request: Mapping[str, Any] | None = None,
     blueprint_id: str | None = None,
+    memory: Inheritance | None = None,
 ) -> Snapshot:
     """Write the wish for a snapshot, and the event of it. `remote` is what it is received from, instead of a box."""
     values: dict[str, Any] = {
@@ -59,6 +61,7 @@ def insert(
         "remote": remote,
         "request": request,
         "source_blueprint_id": blueprint_id,
+        "memory": memory_to_json(memory) if memory is not None else None,
     }
     seq = connection.execute(SNAPSHOTS.insert().returning(_C.seq), values).scalar_one()
     SNAPSHOT_METADATA.insert(connection, account_id, seq, wish.metadata)
@@ -105,6 +108,7 @@ class Outcome:
     size: int = 0
     still_ms: float = 0.0
     layers: tuple[Layer, ...] = ()
+    memory: Inheritance | None = None
 
 
 def finish(connection: sa.Connection, snapshot_id: str, outcome: Outcome, at_ms: int) -> bool:
@@ -115,6 +119,7 @@ def finish(connection: sa.Connection, snapshot_id: str, outcome: Outcome, at_ms:
         "size": outcome.size,
         "still_ms": outcome.still_ms,
         "layers": [layer.pack() for layer in outcome.layers],
+        "memory": memory_to_json(outcome.memory) if outcome.memory is not None else None,
     }
     return _move(connection, snapshot_id, SnapshotStatus.IN_PROGRESS, changes, at_ms)
 

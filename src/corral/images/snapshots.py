@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
@@ -18,11 +19,19 @@ from corral.core.clock import Clock
 from corral.core.ids import Ids
 from corral.core.reconcile import Reconciler
 from corral.core.store.store import Store
-from corral.devboxes.model import Devbox, Parent, copy_of
+from corral.devboxes.model import Devbox, Inheritance, KeepMemory, Parent, copy_of
 from corral.devboxes.service import Devboxes
 from corral.images import snapshot_rows as rows
 from corral.images.model import Snapshot, SnapshotPage, SnapshotStatus, SnapshotWish, Source
-from corral.runtime.contract import Copied, Layer, NoSuchSnapshot, Runtime, RuntimeFailure, SnapshotExists
+from corral.runtime.contract import (
+    Copied,
+    Layer,
+    MemoryNotKept,
+    NoSuchSnapshot,
+    Runtime,
+    RuntimeFailure,
+    SnapshotExists,
+)
 
 #: Waiters look again this often even if nothing wakes them.
 _LOOK_AGAIN_S: Final = 30.0
@@ -85,7 +94,7 @@ class Sources:
             raise errors.NotFound(f"cannot use snapshot {snapshot_id}: {why}")
         if snapshot.status is SnapshotStatus.IN_PROGRESS:
             return None
-        return Source(snapshot.layers, snapshot.env, snapshot.id, lent)
+        return Source(snapshot.layers, snapshot.env, snapshot.id, lent, snapshot.memory)
 
 
 def _lent(images: Images, devbox: Devbox) -> tuple[Layer, ...]:
@@ -132,12 +141,19 @@ class SnapshotRules:
                 "cannot create devbox: snapshot_every: this server does not offer it without CORRAL_OBJECTS"
             )
 
-    def begin(self, connection: sa.Connection, devbox: Devbox) -> str:
+    def begin(self, connection: sa.Connection, devbox: Devbox, memory: KeepMemory) -> str:
         """Have the devbox copied for a fork."""
-        return self.insert(connection, devbox, SnapshotWish(), passing=True).id
+        wanted = None if memory is KeepMemory.NEVER else Inheritance(memory, devbox.launch)
+        return self.insert(connection, devbox, SnapshotWish(), passing=True, memory=wanted).id
 
     def insert(
-        self, connection: sa.Connection, devbox: Devbox, wish: SnapshotWish, *, passing: bool = False
+        self,
+        connection: sa.Connection,
+        devbox: Devbox,
+        wish: SnapshotWish,
+        *,
+        passing: bool = False,
+        memory: Inheritance | None = None,
     ) -> Snapshot:
         """Write the wish for a snapshot of a devbox that runs."""
         env = _env(connection, self._images, devbox)
@@ -152,6 +168,7 @@ class SnapshotRules:
             at_ms,
             passing=passing,
             blueprint_id=devbox.request.blueprint_id,
+            memory=memory,
         )
 
     def in_progress(self, connection: sa.Connection, devbox_id: str) -> bool:
@@ -349,18 +366,39 @@ class SnapshotController:
     async def _copy(self, snapshot: Snapshot) -> rows.Outcome:
         try:
             try:
-                copied = await self._copied(snapshot)
+                copied, why = await self._copied(snapshot)
             except SnapshotExists:
                 # Made by a server that ended before it could say so: nobody has used it, and it may be older.
                 await self._runtime.forget_snapshot(snapshot.id)
-                copied = await self._copied(snapshot)
+                copied, why = await self._copied(snapshot)
         except errors.Unavailable:
             raise  # which is tried again
         except (RuntimeFailure, errors.CorralError) as problem:
             return rows.Outcome(SnapshotStatus.ERROR, problem.message)
-        return rows.Outcome(SnapshotStatus.COMPLETE, "", copied.size, copied.still_ms, copied.layers)
+        memory = snapshot.memory
+        if memory is not None:
+            memory = replace(memory, kept=not why, message=why, size=copied.memory, executions=copied.executions)
+        return rows.Outcome(SnapshotStatus.COMPLETE, "", copied.size, copied.still_ms, copied.layers, memory)
 
-    async def _copied(self, snapshot: Snapshot) -> Copied:
+    async def _copied(self, snapshot: Snapshot) -> tuple[Copied, str]:
+        """Make it; and why it has no memory, where it was to have one."""
+        if snapshot.memory is None:
+            return await self._disk(snapshot), ""
+        try:
+            return await self._running(snapshot), ""
+        except MemoryNotKept as problem:
+            if snapshot.memory.wanted is KeepMemory.ALWAYS:
+                raise
+            return await self._disk(snapshot), problem.message
+
+    async def _running(self, snapshot: Snapshot) -> Copied:
+        devbox_id = snapshot.devbox_id
+        if await self._store.read(lambda connection: self._devboxes.asleep(connection, devbox_id)) is not None:
+            message = f"cannot keep memory of box {devbox_id}: it is suspended"
+            raise MemoryNotKept(message)
+        return await self._runtime.snapshot(devbox_id, snapshot.id, memory=True)
+
+    async def _disk(self, snapshot: Snapshot) -> Copied:
         if snapshot.remote is not None:
             if self._receive is None:
                 raise errors.NotOffered("cannot receive snapshot: the setting CORRAL_OBJECTS is gone")

@@ -6,12 +6,14 @@ Owns column names and indexes. Must not hold a rule about states.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from corral.core.store import schema
 from corral.core.store.metadata import MetadataTable
+from corral.devboxes.model import Inheritance, KeepMemory
 from corral.images.model import RemoteCopy, RemoteState, Snapshot, SnapshotStatus, SnapshotWish
 from corral.runtime.contract import Layer
 
@@ -42,6 +44,7 @@ SNAPSHOTS: Final = sa.Table(
     sa.Column("remote", sa.Text),
     sa.Column("request", sa.JSON(none_as_null=True)),
     sa.Column("source_blueprint_id", sa.Text),
+    sa.Column("memory", sa.JSON(none_as_null=True)),
     sa.Index("ix_snapshots_source_blueprint_id_seq", "source_blueprint_id", "seq"),
     sa.Index("ix_snapshots_account_id_seq", "account_id", "seq"),
     sa.Index("ix_snapshots_devbox_id_seq", "devbox_id", "seq"),
@@ -96,6 +99,16 @@ def copy_from_row(row: Row) -> RemoteCopy:
     )
 
 
+def memory_to_json(memory: Inheritance) -> dict[str, Any]:
+    """What the column `memory` holds."""
+    return {**asdict(memory), "executions": list(memory.executions)}
+
+
+def _memory_from_json(stored: Mapping[str, Any]) -> Inheritance:
+    given = {"wanted": KeepMemory(stored["wanted"]), "executions": tuple(stored["executions"])}
+    return Inheritance(**{**stored, **given})
+
+
 def snapshot_from_row(row: Row) -> Snapshot:
     """A row as the model has it."""
     return Snapshot(
@@ -114,4 +127,5 @@ def snapshot_from_row(row: Row) -> Snapshot:
         remote=row.get("remote"),
         request=row.get("request"),
         blueprint_id=row["source_blueprint_id"],
+        memory=_memory_from_json(row["memory"]) if row["memory"] is not None else None,
     )

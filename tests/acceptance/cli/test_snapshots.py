@@ -41,7 +41,10 @@ def test_forks_and_their_tree(cli: Cli, box: str) -> None:
     assert len(children) == 2
     for child in children:
         assert cli.out("devbox", "exec", child, "--", "cat file") == "kept\n"
-    leaf = cli.out("devbox", "fork", children[0]).strip()
+    done = cli.run("devbox", "fork", children[0], "--keep-memory", "auto")
+    leaf = done.stdout.decode().strip()
+    without = f"{leaf} began as the disk alone: cannot keep memory of box {children[0]}: ".encode()
+    assert (without in done.stderr) != cli.json("devbox", "show", leaf)["memory_kept"]
     lines = cli.out("devbox", "tree", leaf).splitlines()
     assert [line.split()[1] for line in lines] == [box, children[0], leaf, children[1]]
     assert [len(line) - len(line.lstrip()) for line in lines] == [0, 2, 4, 2]

@@ -97,6 +97,53 @@ def test_a_suspended_devbox_goes_on_where_it_stood(caller: Caller, server: Serve
     caller.post(f"/{devbox_id}/shutdown")
 
 
+SERVE = "python3 -m http.server --directory /tmp 8000"
+#: The host's name and the box's address, and whether its server answers there.
+WHO = "hostname; hostname -I; python3 -c 'import urllib.request as r; print(r.urlopen(\"http://127.0.0.1:8000\").status)'"
+
+
+def executions(caller: Caller, devbox_id: str) -> dict[str, str]:
+    """Ids of the devbox's running executions, by those that they are copies of."""
+    found = caller.http.get(f"/v1/devboxes/{devbox_id}/executions").json()["executions"]
+    return {one["parent_id"]: one["execution_id"] for one in found if one["status"] == "running"}
+
+
+def test_forks_go_on_with_the_processes_each_by_itself(caller: Caller, server: Server) -> None:
+    parent, count = counter(caller)
+    caller.post(f"/{parent}/execute_async", command=SERVE)
+    caller.run(parent, "until (: < /dev/tcp/127.0.0.1/8000) 2> /dev/null; do sleep 0.05; done")
+    children = [one["id"] for one in caller.post(f"/{parent}/fork", count=2, keep_memory="always")["devboxes"]]
+    counts: dict[str, str] = {parent: count}
+    for child in children:
+        found = reaches(caller, child, "running")
+        assert (found["memory_kept"], found["parent_id"]) == (True, parent)
+        counts[child] = executions(caller, child)[count]
+    assert len(set(counts.values())) == 3
+    for kill in (False, True):
+        if kill:
+            server.kill9()
+            server.start()
+        for devbox_id, execution_id in counts.items():
+            counts_on(caller, devbox_id, execution_id)
+    seen = [caller.run(devbox_id, WHO).split() for devbox_id in counts]
+    assert [one[-1] for one in seen] == ["200"] * 3
+    assert len({one[0] for one in seen}) == len({one[1] for one in seen}) == 3
+    # The entrypoint goes on too, and was not begun again; a fork ends with its own.
+    assert caller.run(children[0], "cat log; pkill sleep") == "once\n"
+    assert reaches(caller, children[0], "shutdown", "failure")["reason"] == "entrypoint_exit"
+    counts_on(caller, parent, count)
+    # Nobody gets memory who does not ask for it.
+    plain = caller.post(f"/{parent}/fork")["devboxes"][0]["id"]
+    assert "memory_kept" not in reaches(caller, plain, "running")
+    assert caller.run(plain, "pgrep -x python3 || echo none") == "none\n"
+    for devbox_id in (*counts, plain):
+        caller.post(f"/{devbox_id}/shutdown")
+    deadline = time.monotonic() + LIMIT_S
+    while list((server.data / "memory").iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("delay", [0.05, 0.3, 0.6])
 def test_a_killed_server_leaves_a_devbox_running_or_suspended(caller: Caller, server: Server, delay: float) -> None:
     devbox_id, execution_id = counter(caller, keep_memory="always")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from corral.core import errors
 from corral.devboxes.model import KeepMemory, Observed, Reason, copy_of
 from corral.runtime.contract import Box, BoxSpec, BoxStatus, Copied, MemoryNotKept
 from corral.runtime.fake import FakeHost
@@ -30,6 +31,32 @@ async def test_what_becomes_of_memory_is_told(stack: Stack, wanted: KeepMemory, 
     resumed = (await stack.reaches(devbox_id, Observed.RUNNING)).memory
     assert resumed is not None
     assert (resumed.kept, resumed.message) == (False, memory.message)
+
+
+async def test_a_fork_that_gets_no_memory_begins_as_the_disk_and_says_why(stack: Stack) -> None:
+    parent = await stack.running()
+    for wanted in KeepMemory:
+        (fork,) = await stack.devboxes.fork(ACCOUNT, parent, 1, keep_memory=wanted)
+        if wanted is KeepMemory.ALWAYS:
+            failed = await stack.reaches(fork.id, Observed.FAILURE)
+            assert failed.reason is Reason.START_FAILED
+            assert failed.message.endswith("its processes are this machine's own")
+            continue
+        memory = (await stack.reaches(fork.id, Observed.RUNNING)).memory
+        if wanted is KeepMemory.NEVER:
+            assert memory is None
+        else:
+            assert memory is not None
+            assert (memory.kept, memory.message) == (
+                False, f"cannot keep memory of box {parent}: its processes are this machine's own",
+            )  # fmt: skip
+    await suspended(stack, parent)
+    with pytest.raises(errors.WrongState, match="with its memory: it is suspended"):
+        await stack.devboxes.fork(ACCOUNT, parent, 1, keep_memory=KeepMemory.ALWAYS)
+    (fork,) = await stack.devboxes.fork(ACCOUNT, parent, 1, keep_memory=KeepMemory.AUTO)
+    memory = (await stack.reaches(fork.id, Observed.RUNNING)).memory
+    assert memory is not None
+    assert memory.message == f"cannot keep memory of box {parent}: it is suspended"
 
 
 async def test_who_always_wants_memory_kept_goes_on_without(stack: Stack, host: FakeHost) -> None:

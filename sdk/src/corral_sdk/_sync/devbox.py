@@ -125,12 +125,15 @@ class Devbox:
         call = Call("POST", f"{self._path}/snapshot_disk", json=body, timeout_s=SNAPSHOT_S)
         return SnapshotInfo.from_wire(self._transport.json(call))
 
-    def fork(self, count: int = 1, *, name: str | None = None) -> list[Devbox]:
+    def fork(self, count: int = 1, *, name: str | None = None, keep_memory: str | None = None) -> list[Devbox]:
         """Make devboxes that begin as its disk is now; return at once: `wait` for those that are needed.
 
-        They have its size and environment, identities of their own, and none of its processes. Raises WrongState.
+        They have its size and environment, and identities of their own. `keep_memory` says whether they go on with
+        its processes, and with the secrets that these hold: never (the default); auto, where that can be, else the
+        devbox's `memory_message` says why not; always, or else they fail. Raises WrongState.
         """
-        body: dict[str, object] = {"count": count} | ({} if name is None else {"name": name})
+        given = {"count": count, "name": name, "keep_memory": keep_memory}
+        body: dict[str, object] = {key: value for key, value in given.items() if value is not None}
         answer = self._transport.json(Call("POST", f"{self._path}/fork", json=body))
         return [Devbox(self._transport, DevboxInfo.from_wire(wire)) for wire in answer.get("devboxes") or ()]
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from corral_sdk.cli import common, output
+from corral_sdk.cli.devbox_create import Keeping
 from corral_sdk.models import Relative
 
 
@@ -15,22 +16,30 @@ def fork(
     devbox: common.DevboxName,
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=100, help="How many.")] = 1,
     name: Annotated[str | None, typer.Option(help="A name for them, in place of its own.")] = None,
+    keep_memory: Annotated[
+        Keeping,
+        typer.Option(
+            metavar="WHEN",
+            help="They go on with its processes, and the secrets in them: never, auto (where they can) or always.",
+        ),
+    ] = Keeping.NEVER,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when they run, or at once.")] = True,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for each.")] = 300,
     json: common.Json = False,
 ) -> None:
     """Make devboxes that begin as its disk is now, and print their ids. It goes on running.
 
-    They have its size and environment, and none of its processes.
+    They have its size and environment; its processes, and what these hold in memory, only if you say so.
 
     \b
     Examples:
       corral devbox fork first
+      corral devbox fork first --keep-memory auto
       corral devbox fork first --count 20 --name attempt
     """
     started = time.monotonic()
     with common.server() as corral:
-        children = corral.devboxes.find(devbox).fork(count, name=name)
+        children = corral.devboxes.find(devbox).fork(count, name=name, keep_memory=keep_memory.value)
         if wait:
             with output.spinner(f"starting {count}"):
                 for child in children:
@@ -40,6 +49,8 @@ def fork(
         return
     for child in children:
         output.line(child.id)
+        if (without := child.info.raw.get("memory_message")) is not None:
+            output.say(f"{child.id} began as the disk alone: {without}")
     if wait:
         output.say(f"running after {time.monotonic() - started:.2f} s")
 
