@@ -10,7 +10,6 @@ import pytest
 
 from corral.core.settings import Settings
 from corral.images.service import Images
-from corral.runtime.oci.settings import Places
 from tests.harness.builds import eventually
 from tests.harness.cli import Cli
 from tests.harness.server import Server
@@ -38,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         for blueprint in cli.json("blueprint", "list"):
             cli.out("blueprint", "delete", blueprint["id"])
         running.shutdown_all()
-        eventually(lambda: not list(Places(running.data).boxes.glob("*")))
+        eventually(lambda: not list((running.data / "boxes").glob("*")))
 
 
 @pytest.fixture
