@@ -26,11 +26,12 @@ for folder in tests/*/; do
   fi
 done
 
-# What waits more than it works and has nothing of the host: test by test, on a few workers. Clients' 27-second commands
-# alone took three minutes one after another.
-BY_TEST=(tests/style tests/unit tests/integration/api tests/integration/clients tests/integration/devboxes)
+# What has nothing of the host: test by test, on a few workers.
+BY_TEST=(tests/style tests/unit tests/integration/api tests/integration/devboxes)
 # What measures: with nothing beside it. All the rest has boxes and servers of its own, file by file.
 ALONE=(tests/performance)
+# The files that take longest, mostly waiting: begun first, they end with the others.
+FIRST=(tests/integration/clients tests/crash tests/acceptance)
 
 if (($#)); then
   heading "pytest: ${paths[*]} $*"
@@ -40,9 +41,9 @@ fi
 heading "guest"
 cargo test --quiet --locked --manifest-path guest/Cargo.toml
 
-rest=()
+rest=("${FIRST[@]}")
 for path in "${paths[@]}"; do
-  [[ " ${BY_TEST[*]} ${ALONE[*]} " == *" $path "* ]] || rest+=("$path")
+  [[ " ${BY_TEST[*]} ${ALONE[*]} ${FIRST[*]} " == *" $path "* ]] || rest+=("$path")
 done
 
 # run HEADING OPTION…: one run of pytest, whose failure does not keep the next from running.
@@ -53,7 +54,7 @@ run() {
 }
 
 run "pytest, test by test: ${BY_TEST[*]}" --durations=5 --numprocesses 4 --dist worksteal "${BY_TEST[@]}"
-run "pytest, file by file: the rest of ${rest[*]}" --durations=10 --numprocesses 3 --dist loadfile \
+run "pytest, file by file: the rest of ${rest[*]}" --durations=10 --numprocesses 3 --dist loadfile --no-loadscope-reorder \
   "${BY_TEST[@]/#/--ignore=}" "${rest[@]}"
 run "pytest, one after another: ${ALONE[*]}" --durations=5 "${ALONE[@]}"
 exit $failed

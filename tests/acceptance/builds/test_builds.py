@@ -170,6 +170,20 @@ def test_bases_are_read_where_they_are_and_sent_only_if_they_cannot_be(server: B
     assert server.build(f"FROM {BASE}\nRUN echo without > /it\n")["status"] == "build_complete"
 
 
+def test_an_image_that_is_another_one_again_is_found_by_each_of_its_names_and_no_longer(server: BuildServer) -> None:
+    """A Dockerfile without a step makes the image that it begins with, whose id is on the disk then."""
+    images, name = Images(IMAGES), f"corral-tests/same-{server.port}"
+    same = server.build(f"FROM {BASE}\n", wanted_by="same")
+    images.alias(name, same["image"])
+    try:
+        for step in ("", "RUN echo on > /on"):
+            made = server.build(f"FROM {name}\n{step}\n")
+            assert made["status"] == "build_complete", (made, server.log(made["id"]))
+    finally:
+        images.remove(name)
+    assert f"there is no image {name}" in failed(server, f"FROM {name}\nRUN echo off > /off\n")["message"]
+
+
 def test_identical_builds_at_the_same_time_run_once(server: BuildServer) -> None:
     dockerfile = f"FROM {BASE}\nRUN sleep 1 && cat /proc/sys/kernel/random/uuid > /once\n"
     ids = {server.request(dockerfile, wanted_by=f"twin{number}") for number in range(5)}

@@ -49,7 +49,7 @@ async def test_a_command_that_was_committed_and_not_started_is_started_once(cold
     stack = await cold.start(control=False)
     await stack.sql(
         "INSERT INTO executions SELECT NULL, 'exe_unstarted', devbox_id, NULL, command, source, 'running', shell_name,"
-        " attach_stdin, terminal, user, NULL, 0, 0, 0, '', created_at_ms, NULL FROM executions WHERE id = :id",
+        " attach_stdin, terminal, user, NULL, 0, 0, 0, '', created_at_ms, NULL, NULL FROM executions WHERE id = :id",
         id=kept.id,
     )
     stack = await stack.again()

@@ -27,7 +27,8 @@ from corral.runtime.rootfs import steps
 from corral.runtime.spool import copy_start
 
 if TYPE_CHECKING:
-    from corral.runtime.oci.host import Host, Living
+    from corral.runtime.oci.host import Host
+    from corral.runtime.oci.record import Living
 
 #: For all of a dump, or of a restore: what it may take at least, and how much memory a slow disk takes in a second.
 LIMIT_S: Final = 20.0
@@ -203,8 +204,8 @@ class Checkpoints:
             program = await self._caller.program()
         except criu.NoCriu as problem:
             raise _not_restored(spec.id, f"{problem}; see corral doctor") from problem
-        wish = await host.reserve(spec)
-        await settled(asyncio.to_thread(host.prepare_box, spec, wish.id_base))
+        wish = await host.maker.reserve(host.places.box(spec.id), spec)
+        await settled(asyncio.to_thread(host.maker.prepare_box, spec, wish.id_base))
         host.snapshots.mark(spec.id)
         images = await settled(asyncio.to_thread(host.memories.link, name, spec.id))
         try:
@@ -264,8 +265,8 @@ class Checkpoints:
         inside = host.places.stage.folder / "guest"
         inside.touch(mode=0o600)
         # The guest is bound by CRIU: it cannot copy a root that has a mount below which its namespace may not undo.
-        plan = [step for step in host.steps(spec, wish.id_base) if not isinstance(step, steps.BindFile)]
-        groups = host.places.group(host.layout, spec.id).make(host.resources(spec))
+        plan = [step for step in host.maker.steps(spec, wish.id_base) if not isinstance(step, steps.BindFile)]
+        groups = host.places.group(host.layout, spec.id).make(host.maker.resources(spec))
         hook = host.places.data / "bin" / "attach"
         with self._writing:
             restoring.write_hook(hook)

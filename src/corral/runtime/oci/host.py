@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from corral.core.clock import Clock
 from corral.runtime.contract import (
@@ -25,7 +24,6 @@ from corral.runtime.contract import (
     Usage,
 )
 from corral.runtime.linux import uts
-from corral.runtime.network.namespace import SlotWish
 from corral.runtime.oci import measuring, probe, record, slots
 from corral.runtime.oci.checkpoints import Checkpoints
 from corral.runtime.oci.faults import ended_at_once, exists, settled
@@ -37,10 +35,7 @@ from corral.runtime.oci.removal import Removal
 from corral.runtime.oci.settings import OciSettings
 from corral.runtime.oci.shared import Shared
 from corral.runtime.oci.snapshots import Snapshots
-from corral.runtime.rootfs import steps
 from corral.runtime.spool import ID_PATTERN
-
-__all__ = ["Host", "Living"]
 
 
 class Host:
@@ -77,7 +72,7 @@ class Host:
         self._stock = slots.SlotStock(
             self.launcher, self.shared.blocks, self.shared.plan, settings.slots_ready, clock, self.shared.wall
         )
-        self._maker = Maker(self.shared, self.snapshots, self.launcher, self._stock)
+        self.maker = Maker(self.shared, self.snapshots, self.launcher, self._stock)
 
     # ---------------------------------------------------------------- the host as a whole
 
@@ -188,13 +183,13 @@ class Host:
         if spec.nested and not self.settings.nested:
             message = f"cannot create box {spec.id}: boxes that hold containers are switched off on this server"
             raise HostUnfit(message, remedy="set CORRAL_NESTED to on")
-        living = await self._maker.make(self.places.box(spec.id), spec)
+        living = await self.maker.make(self.places.box(spec.id), spec)
         self._watch(self.living, living)
         return living
 
     async def make_ahead(self, spec: BoxSpec) -> Living:
         """As `make`, a box that is nobody's yet. `spec.id` is its handle. What is half-made is left to `discard`."""
-        living = await self._maker.make(self.places.prepared / spec.id, spec)
+        living = await self.maker.make(self.places.prepared / spec.id, spec)
         record.write(self.places.prepared / spec.id, living.record)
         self._watch(self.prepared, living)
         return living
@@ -208,7 +203,7 @@ class Host:
         handle, before = living.record.handle, living.record.limits
         living.record = living.record.claimed(spec)
         if spec.limits != before:
-            self.shared.group(handle).limit(self._maker.resources(spec))
+            self.shared.group(handle).limit(self.maker.resources(spec))
         if spec.limits.disk != before.disk and not self.pool.resize(handle, spec.limits.disk):
             raise OSError(errno.ENOTSUP, "a disk in a file keeps its size")
         uts.set_hostname(living.process, spec.hostname)
@@ -236,22 +231,6 @@ class Host:
         self.living[found.id] = self.prepared.pop(found.handle)
         return living
 
-    async def reserve(self, spec: BoxSpec) -> SlotWish:
-        """As `Maker.reserve`, of a box that is somebody's."""
-        return await self._maker.reserve(self.places.box(spec.id), spec)
-
-    def prepare_box(self, spec: BoxSpec, owner: int) -> None:
-        """`Maker.prepare_box`."""
-        self._maker.prepare_box(spec, owner)
-
-    def steps(self, spec: BoxSpec, owner: int) -> list[steps.Step]:
-        """`Maker.steps`."""
-        return self._maker.steps(spec, owner)
-
-    def resources(self, spec: BoxSpec) -> Mapping[str, Any]:
-        """`Maker.resources`."""
-        return self._maker.resources(spec)
-
     def restored(self, spec: BoxSpec, slot: int, pid: int, *, whole: bool) -> Living:
         """Take a box that was made from a dump for one that lives; unless `whole`, half-made until `complete`.
 
@@ -272,7 +251,7 @@ class Host:
 
     def abort(self, box_id: str) -> None:
         """End the launch of a box, if one is in progress; `make` then raises."""
-        self._maker.abort(box_id)
+        self.maker.abort(box_id)
 
     async def remove(self, box_id: str) -> None:
         """End a box and remove what is its own. Idempotent. Raises HostUnfit."""

@@ -18,7 +18,8 @@ from corral.core.ids import Ids
 from corral.runtime.contract import BoxSpec, Layer, Limits, RuntimeFailure
 from corral.runtime.linux.meminfo import available_share
 from corral.runtime.oci.faults import settled
-from corral.runtime.oci.host import Host, Living
+from corral.runtime.oci.host import Host
+from corral.runtime.oci.record import Living
 
 #: Images that were asked for last keep boxes; those of others are given up.
 IMAGES: Final = 4

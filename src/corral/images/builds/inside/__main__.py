@@ -130,6 +130,8 @@ class Build:
             raise Failed("base", f"cannot use the disk of an earlier build: {problem}") from None
         for name in taken:
             self._need("base", "buildah", "untag", name, name)
+        for image, name in second.hidden(lent):
+            self._need("base", "buildah", "tag", image, name)
         for base in sent:
             own = f"{second.OWN}/{base['id']}"
             if self._quiet("buildah", "inspect", "--type", "image", own).returncode:
@@ -289,8 +291,10 @@ def clean(folder: Path) -> None:
     plan = json.loads((folder / "plan.json").read_text())
     # What these names mean is decided anew for each build. Bases have one more name, so that they stay; so does the
     # result, because all that it was made of would go with it.
-    names = [name for base in plan["bases"] if "layers" not in base for name in base["names"]]
-    for argv in (["buildah", "rm", "--all"], *(["buildah", "rmi", name] for name in names)):
+    sent = [name for base in plan["bases"] if "layers" not in base for name in base["names"]]
+    lent = {second.full_name(name) for base in plan["bases"] if "layers" in base for name in base["names"]}
+    gone = [["rmi", name] for name in sent] + [["untag", name, name] for name in second.taken_names(lent)]
+    for argv in (["buildah", "rm", "--all"], *(["buildah", *words] for words in gone)):
         # A name that was not given yet is not there.
         subprocess.run(argv, capture_output=True, check=False, timeout=60, env=second.environment())
     shutil.rmtree(folder)

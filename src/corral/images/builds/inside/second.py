@@ -22,6 +22,7 @@ OWN = "corral.invalid/base"
 SECOND = Path("/var/lib/containers/corral-lent")
 STORE = Path("/var/lib/containers/storage")
 STORAGE = Path("/etc/containers/storage.conf")
+IMAGES = "overlay-images/images.json"
 LONG_AGO = "1970-01-01T00:00:00Z"
 
 
@@ -61,7 +62,7 @@ def lay(bases: Sequence[Mapping[str, Any]], lent: Path) -> set[str]:
             parent = chain
         images.append(_lay_image(base, parent))
     (SECOND / "overlay-layers/layers.json").write_text(json.dumps(list(layers.values())))
-    (SECOND / "overlay-images/images.json").write_text(json.dumps(images))
+    (SECOND / IMAGES).write_text(json.dumps(images))
     for name in ("overlay-layers/layers.lock", "overlay-images/images.lock", "overlay-containers/containers.lock"):
         (SECOND / name).touch()
     also = f'\n[storage.options]\nadditionalimagestores = ["{SECOND}"]\n'
@@ -117,18 +118,28 @@ def _lay_image(base: Mapping[str, Any], top: str) -> dict[str, Any]:
 
 
 def require_parents(lent: set[str]) -> None:
-    """Raise ValueError if a layer of this disk is on one that is neither here nor lent: its base is no more."""
+    """Raise ValueError if a layer or image of this disk is on one that is neither here nor lent: its base is gone."""
     layers = _stored("overlay-layers/layers.json")
     here = lent | {layer["id"] for layer in layers}
-    if lost := [layer["id"] for layer in layers if layer.get("parent") and layer["parent"] not in here]:
-        raise ValueError(f"{len(lost)} of its layers are on a base that is not here any more")
+    wanted = [layer.get("parent") for layer in layers] + [image.get("layer") for image in _stored(IMAGES)]
+    if lost := [layer for layer in wanted if layer and layer not in here]:
+        raise ValueError(f"{len(lost)} of its layers and images are on a base that is not here any more")
+
+
+def hidden(bases: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Ids of lent images that are on this disk, too, each with a name that it must get there.
+
+    A Dockerfile without a step makes its base again, under the id that it has. The image of this disk goes before the
+    one that is lent, whose names are not found any more then.
+    """
+    here = {image["id"] for image in _stored(IMAGES)}
+    named = ((_digest(base["config"].encode()), name) for base in bases for name in base["names"])
+    return [(image, full_name(name)) for image, name in named if image in here]
 
 
 def taken_names(names: set[str]) -> list[str]:
     """Those of the names that something on this disk has, which would go before what is lent."""
-    return [
-        name for image in _stored("overlay-images/images.json") for name in image.get("names") or () if name in names
-    ]
+    return [name for image in _stored(IMAGES) for name in image.get("names") or () if name in names]
 
 
 def _stored(path: str) -> list[dict[str, Any]]:
