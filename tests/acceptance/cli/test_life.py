@@ -71,7 +71,7 @@ def test_wrong_usage_is_told_before_anything_is_made(cli: Cli, arguments: list[s
 
 
 def test_a_value_that_the_server_refuses_is_told_with_its_rule(cli: Cli) -> None:
-    done = cli.run("devbox", "create", "--cpu", "3", "--memory", "6")
+    done = cli.run("devbox", "create", "--cpu", "0.7", "--memory", "2")
     assert (done.returncode, done.stdout) == (1, b"")
     assert b"corral: cannot create devbox: " in done.stderr
     assert b"custom_cpu_cores" in done.stderr

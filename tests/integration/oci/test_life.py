@@ -214,7 +214,9 @@ async def test_commands_leave_no_connection_behind(bench: Bench) -> None:
 async def test_a_killed_launcher_is_replaced(bench: Bench) -> None:
     await bench.box("before")
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    launchers = [pid for pid in children if "oci.launcher" in Path(f"/proc/{pid}/cmdline").read_text()]
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
+    ours = ("oci.launcher", str(bench.settings.data))
+    launchers = [pid for pid, command in commands.items() if all(word in command for word in ours)]
     assert len(launchers) == 1
     os.kill(int(launchers[0]), signal.SIGKILL)
     await asyncio.sleep(0.2)

@@ -192,7 +192,11 @@ async def many_boxes_are_measured_at_once(bench: Bench) -> None:
     boxes = [await bench.box() for _ in range(3)]
     gone = await bench.box()
     await bench.runtime.destroy(gone)
+    before = (await bench.runtime.usage(boxes[0])).pids
     sleeper = await bench.start(boxes[0], bench.command("sleep", "60"))
+    deadline = bench.clock.monotonic() + 5
+    while (await bench.runtime.usage(boxes[0])).pids == before and bench.clock.monotonic() < deadline:
+        await bench.clock.sleep(0.01)
     found = await bench.runtime.usages([*boxes, gone, "box_none", "../box"])
     expect_equal(set(found), set(boxes), "the boxes that were measured")
     for box in boxes:
