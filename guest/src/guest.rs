@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::claim::Identity;
 use crate::conn::{Budget, Conn, Feed, Input, Output, Role, Step};
 use crate::exec::Execs;
+use crate::files;
 use crate::memory::{self, Scratch};
 use crate::proto::{self, Failure, Kind};
 use crate::slots::{Key, Slots};
@@ -87,6 +88,7 @@ pub struct Guest {
     /// Output pipes whose command has ended but that a child of it still writes to.
     pub sinks: Slots<Watched>,
     pub timers: Timers,
+    pub files: files::Jobs,
     pub identity: Identity,
     pub scratch: Scratch,
     /// Standard input of commands that have none, opened before anybody in the box can put something else in its place.
@@ -118,6 +120,7 @@ impl Guest {
             execs: Execs::new(),
             sinks: Slots::new(),
             timers: Timers::new(),
+            files: files::Jobs::new(),
             identity: Identity::default(),
             scratch: Scratch::new()?,
             null: std::fs::File::open("/dev/null")?.into(),
@@ -178,11 +181,21 @@ impl Guest {
                     self.timers.after(ACCEPT_PAUSE, Timer::Accept);
                 }
             }
+            Timer::Files => {
+                self.files.turn();
+                if self.files.wait() {
+                    self.timers.after(files::TURN, Timer::Files);
+                }
+            }
             Timer::Trim => {
                 self.trim_due = false;
                 let conns = &self.conns;
                 self.timers.keep(|timer| !matches!(timer, Timer::Conn(key) if conns.get(key).is_none()));
                 self.scratch.release();
+                if self.files.at_work() {
+                    // What its thread holds is given back after it.
+                    self.trim_later();
+                }
                 memory::trim();
             }
         }

@@ -12,6 +12,7 @@ use crate::proto::{self, json, Failure, Kind};
 use crate::slots::Key;
 use crate::sys::{check, Errno};
 use crate::term;
+use crate::timers::Timer;
 use crate::users;
 
 type Answer = Result<(), Failure>;
@@ -143,12 +144,16 @@ impl Guest {
         Ok(())
     }
 
-    /// Hand the connection to a thread of its own, which changes its user to the request's.
+    /// Hand the connection to a thread of its own, which changes its user to the request's, when it has its turn.
     fn file_job(&mut self, key: Key, user: Option<String>, job: Job) -> Answer {
         let account = users::find(user.as_deref(), self.identity.user.as_ref())?;
         let Some(conn) = self.conns.get(key) else { return Ok(()) };
         let socket: OwnedFd = conn.io.duplicate().map_err(|errno| Failure::own(errno, "dup"))?;
-        files::start(socket, account, job)?;
+        let waited = self.files.wait();
+        self.files.take(socket, account, job)?;
+        if self.files.wait() && !waited {
+            self.timers.after(files::TURN, Timer::Files);
+        }
         // The thread has the connection now.
         if let Some(conn) = self.conns.get_mut(key) {
             conn.role = Role::Answered;

@@ -5,7 +5,6 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::files;
 use crate::guest::Guest;
 use crate::proto::{self, json, Failure, Kind, Wake};
 use crate::slots::Key;
@@ -14,7 +13,7 @@ use crate::sys;
 impl Guest {
     /// Close every connection but this one, which ends with the answer, and take no new work until `wake`.
     pub fn park(&mut self, key: Key) -> Result<(), Failure> {
-        if files::working() {
+        if !self.files.idle() {
             return Err(Kind::Busy.into());
         }
         for other in self.conns.keys() {

@@ -18,6 +18,8 @@ pub enum Timer {
     Held(Key),
     /// Accept connections again after running out of descriptors.
     Accept,
+    /// File calls wait for their turn.
+    Files,
     /// Give memory back.
     Trim,
 }

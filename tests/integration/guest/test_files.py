@@ -228,10 +228,28 @@ async def test_stalled_calls_are_bounded_and_leave_the_guest_able_to_answer(box:
     readers = []
     for _ in range(32):
         readers.append(await box.client.read_file("/tmp/big"))  # noqa: PERF401 - closed below
-    with pytest.raises(BoxExhausted):
-        await box.client.read_file("/tmp/big")
+    late = [asyncio.create_task(read(box, "/tmp/big")) for _ in range(3)]
     assert (await box.sh("echo fine")).stdout == b"fine\n"
+    for outcome in await asyncio.gather(*late, return_exceptions=True):
+        assert isinstance(outcome, BoxExhausted)
+    waiting = [asyncio.create_task(read(box, "/tmp/big", limit=100_000)) for _ in range(40)]
+    await asyncio.sleep(0.1)
+    assert not any(task.done() for task in waiting)
+    await readers.pop().close()
+    assert [len(data) for data in await asyncio.gather(*waiting)] == [100_000] * 40
+    with pytest.raises(BoxExhausted):
+        await box.client.park()
     for reader in readers:
         await reader.close()
-    assert await soon(lambda: box.threads() == 1)
+    await box.client.park()
+    assert box.threads() == 1
+    await box.client.wake()
     assert len(await read(box, "/tmp/big")) == 50_000_000
+
+
+async def test_a_guest_can_park_as_soon_as_a_call_is_answered(box: Box) -> None:
+    for _ in range(100):
+        await asyncio.gather(*(box.client.write_file(f"/tmp/{n}", chunks(b"x")) for n in range(8)))
+        await box.client.park()
+        assert box.threads() == 1
+        await box.client.wake()

@@ -159,3 +159,15 @@ async def test_the_servers_children_are_not_the_boxs(runtime: FakeRuntime, host:
         await runtime.destroy("dbx_1")
         assert other.poll() is None
         other.send_signal(signal.SIGKILL)
+
+
+async def test_a_temporary_file_that_a_command_is_given_is_its_boxs(runtime: FakeRuntime) -> None:
+    for name in ("dbx_1", "dbx_2"):
+        await runtime.create(box_spec(name))
+        argv = ("bash", "-c", 'cat "$1"; echo kept > "$1"', "bash", "/tmp/of-the-box")
+        await runtime.execute(name, ExecSpec("e1", argv))
+        async for _ in runtime.follow(name, "e1"):
+            pass
+        assert runtime.read_output(name, "e1", Stream.STDOUT, 0, 100) == b""
+        reader = await runtime.read_file(name, "/tmp/of-the-box")
+        assert b"".join([chunk async for chunk in reader]) == b"kept\n"

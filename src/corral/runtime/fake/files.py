@@ -55,6 +55,10 @@ class Tree:
         """Where an absolute box path is on the host."""
         return self.root / path.lstrip("/")
 
+    def inside(self, argument: str) -> str:
+        """An argument of a command; a path in a temporary folder is the box's: the host's is one for all boxes."""
+        return str(self.at(argument)) if argument.startswith(tuple(f"{folder}/" for folder in _PUBLIC)) else argument
+
     def absolute(self, path: str, verb: str, user: str | None = None) -> str:
         """The box's absolute form of `path`. Raises FileProblem when it cannot be one."""
         if not path or "\0" in path or len(path) >= _PATH_MAX:

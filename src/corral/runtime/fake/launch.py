@@ -49,7 +49,7 @@ def start(box: BoxSpec, spec: ExecSpec, tree: Tree, token: str, spool: Spool) ->
     """Start the command. Raises BadCommand, HostExhausted; then its id is free again."""
     env = environment(box, spec, tree, token)
     cwd = _directory(box, spec, tree)
-    argv = [_program(spec, tree, env, cwd), *spec.argv[1:]]
+    argv = [_program(spec, tree, env, cwd), *(tree.inside(argument) for argument in spec.argv[1:])]
     try:
         fds = spool.open(box.id, spec.id)
     except OSError as error:

@@ -249,7 +249,9 @@ def _scripts(draw: Any) -> tuple[str, tuple[Act, ...], bool]:
         case "honest":
             begin.append(Act("send", CALLS[name][2]))
         case "error":
-            begin.append(Act("send", frame(3, {"kind": draw(st.sampled_from(KINDS_OF_ERROR))})))
+            # Every call can be answered with the first; most others are wrong for most calls.
+            kinds = st.just("busy") | st.sampled_from(KINDS_OF_ERROR)
+            begin.append(Act("send", frame(3, {"kind": draw(kinds)})))
     return name, (*begin, *draw(st.lists(ACTS, max_size=5))), draw(st.integers(0, 4)) == 0
 
 
