@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 from corral.core import errors
+from corral.core.clock import SystemClock
 from corral.core.settings import Settings
+from corral.images import holds
+from corral.images.collect import collect
 from corral.images.service import Images
+from corral.images.store import ImageStore
 from tests import skips
 
 #: Where a host keeps its parts; all other CORRAL_* settings of the caller would change what is tested.
@@ -42,6 +47,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in lacking.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_images_are_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Remove what servers of this session's folders hold of the host's images, and what they built."""
+    yield
+    store = ImageStore(Path(os.environ.get("CORRAL_IMAGES") or Settings().images))
+    ended = [held for path in holds.files(store) if _is_of(held := holds.read(path), tmp_path_factory)]
+    for held in ended:
+        for name in held.names:
+            store.drop(name)
+        held.path.unlink()
+    if ended:
+        collect(store, SystemClock())
+
+
+def _is_of(held: holds.Held, factory: pytest.TempPathFactory) -> bool:
+    return held.data.is_relative_to(factory.getbasetemp())
 
 
 def _no_image() -> str:

@@ -100,7 +100,7 @@ class NoImages:
     async def plain(self, name: str) -> str | None:
         """There is nothing to it."""
 
-    async def import_layout(self, _folder: Path, reference: str) -> _NoLayers:
+    async def import_layout(self, _folder: Path, reference: str, *, owned: bool = False) -> _NoLayers:
         """There is nowhere to put it."""
         raise errors.NotOffered(f"cannot import image {reference}: the fake runtime has none")
 

@@ -1,4 +1,4 @@
-"""Removal of layers that nothing needs: no name, and no server.
+"""Removal of layers that nothing needs, no name and no server, and of the names of servers that are gone.
 
 Owns the decision. Must not read a server's database: what a server needs, it has written into its hold.
 """
@@ -58,6 +58,8 @@ def _needed(store: ImageStore, clock: Clock) -> set[Path]:
         for path in holds.files(store):
             held = holds.read(path)
             if held.lapsed(clock):
+                for name in held.names:
+                    store.drop(name)
                 held.path.unlink()
             else:
                 found |= held.layers

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from corral.core import errors
 from corral.core.settings import Settings
-from corral.images import fsck, names, packages, parallel, stock
+from corral.images import fsck, holds, names, packages, parallel, stock
 from corral.images.collect import Collected
 from corral.images.service import ImageInfo, Images, Registries
 from corral.images.store import ImageStore
@@ -131,7 +131,12 @@ def export_image(
 
 
 @app.command("list")
-def list_images(images: Root = DEFAULT_ROOT, *, as_json: Json = False) -> None:
+def list_images(
+    images: Root = DEFAULT_ROOT,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Also those that a server has built for blueprints.")] = False,
+    as_json: Json = False,
+) -> None:
     """List the images that boxes can be made of, and the stock images that could be built.
 
     Example: corral image list --json
@@ -139,7 +144,9 @@ def list_images(images: Root = DEFAULT_ROOT, *, as_json: Json = False) -> None:
     with told():
         store = ImageStore(images)
         aliases = {name: target for name in store.names() if (target := store.target(name)) is not None}
-        found = [stored for name in store.names() if name not in aliases and (stored := store.current(name))]
+        owned = set() if every else holds.owned(store)
+        named = [name for name in store.names() if name not in aliases and name not in owned]
+        found = [stored for name in named if (stored := store.current(name))]
     if as_json:
         described = [{"name": name, "alias_of": target} for name, target in aliases.items()]
         typer.echo(json.dumps([*map(facts, found), *described]))
@@ -160,6 +167,8 @@ def list_images(images: Root = DEFAULT_ROOT, *, as_json: Json = False) -> None:
     Console().print(table)
     if lacking:
         typer.echo("build one with: corral image build NAME", err=True)
+    if owned:
+        typer.echo(f"{len(owned)} more are of servers' blueprints: corral image list --all", err=True)
 
 
 @app.command("alias")

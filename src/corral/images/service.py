@@ -125,15 +125,21 @@ class Images:
 
     # -- in and out
 
-    async def import_layout(self, folder: Path, reference: str, *, origin: str | None = None) -> ImageInfo:
+    async def import_layout(
+        self, folder: Path, reference: str, *, origin: str | None = None, owned: bool = False
+    ) -> ImageInfo:
         """Take the image `reference` of an OCI layout, or its only one, and have that name mean it.
 
         Layers that are on this host already are not read. The layout is hostile; no more is taken than the limits say.
+        A name that is `owned` goes with the server that asks.
         Raises errors.Invalid, errors.TooLarge.
         """
         name = names.normal(reference)
         task = self._task(f"cannot import {name}")
         async with self._working(task) as work:
+            if owned and self._hold is not None:
+                with self._guard:
+                    self._hold.own(name)
             await self._threaded(
                 task,
                 lambda: intake.take_layout(
@@ -218,7 +224,11 @@ class Images:
 
     def forget(self, name: str) -> None:
         """Have the name mean nothing any more; what it was stays until it is collected. Idempotent."""
-        self.store.drop(names.normal(name))
+        known = names.normal(name)
+        self.store.drop(known)
+        if self._hold is not None:
+            with self._guard:
+                self._hold.disown(known)
 
     # -- layers alone
 

@@ -6,7 +6,7 @@ Owns the order in which users of layers are asked. Must not know what they are: 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from corral.core import errors, log
 from corral.core.clock import Clock
@@ -19,15 +19,22 @@ _EVERY_S: Final = 3600.0
 Uses = Callable[[], Awaitable[Iterable[Layer]]]
 
 
+class UsesOfBoxes(Protocol):
+    """Layers of boxes; only of those that outlive the server, when `lasting`."""
+
+    def __call__(self, *, lasting: bool = False) -> Awaitable[Iterable[Layer]]: ...
+
+
 class LayerSweeper:
     """Removes layers that are needed no more. `run` until cancelled.
 
     `boxes` are asked before and after `rows`: what moves from one to the other meanwhile is seen with one of them.
     """
 
-    def __init__(self, images: Images, boxes: Uses, rows: Sequence[Uses], *, clock: Clock) -> None:
+    def __init__(self, images: Images, boxes: UsesOfBoxes, rows: Sequence[Uses], *, clock: Clock) -> None:
         self._images = images
-        self._asked = (boxes, *rows, boxes)
+        self._boxes = boxes
+        self._rows = rows
         self._clock = clock
         self._log = log.get("images.sweeper")
 
@@ -42,13 +49,14 @@ class LayerSweeper:
 
     async def sweep(self) -> None:
         """One round."""
-        collected = await self._images.collect(await self._used())
+        used = await self._boxes(), await self._used_by_rows(), await self._boxes()
+        collected = await self._images.collect(set[Layer]().union(*used))
         if collected is not None and collected.layers:
             self._log.info("removed layers", layers=len(collected.layers), bytes=collected.size)
 
     async def leave(self) -> None:
         """The server ends: only what lasts without it is needed."""
-        self._images.leave(await self._used())
+        self._images.leave({*await self._boxes(lasting=True), *await self._used_by_rows()})
 
-    async def _used(self) -> set[Layer]:
-        return {layer for ask in self._asked for layer in await ask()}
+    async def _used_by_rows(self) -> set[Layer]:
+        return {layer for ask in self._rows for layer in await ask()}

@@ -413,8 +413,10 @@ class Runtime(ABC):
         """Boxes of these layers may be created soon. A hint, which may be without effect."""
 
     @abstractmethod
-    async def layers(self) -> set[Layer]:
-        """Layers that boxes are on, or may be on soon: nobody may remove these."""
+    async def layers(self, *, lasting: bool = False) -> set[Layer]:
+        """Layers that boxes are on, or may be on soon: nobody may remove these. Only of those that outlive this
+        process, when `lasting`.
+        """
 
     @abstractmethod
     async def destroy(self, box_id: str) -> None:

@@ -18,6 +18,7 @@ from corral.images.service import Images
 from corral.images.store import ImageStore
 from corral.images.sweeper import LayerSweeper
 from corral.runtime.contract import Layer
+from tests.integration.images import archives
 from tests.unit.images.scene import publish
 
 WEEK_S = 7 * 24 * 3600
@@ -109,6 +110,29 @@ def test_a_hold_whose_server_is_gone_for_a_week_lapses(tmp_path: Path) -> None:
     assert not hold.path.exists()
 
 
+@pytest.mark.root
+async def test_names_of_a_server_that_is_gone_for_a_week_go_with_it(tmp_path: Path) -> None:
+    store, data = ImageStore(tmp_path / "images"), tmp_path / "data"
+    images = Images(store.root, data)
+    data.mkdir()
+    layout = archives.layout(tmp_path / "layout", [archives.tar(archives.folder("./"))])
+    for name in ("one", "two"):
+        await images.import_layout(layout, f"corral-build/{name}", owned=True)
+    await images.import_layout(layout, "everybodys")
+    images.forget("corral-build/two")
+    assert holds.owned(store) == {"corral-build/one"}
+    images.leave([])
+    (hold,) = holds.files(store)
+    long_ago = time.time() - WEEK_S - 60
+    os.utime(hold, (long_ago, long_ago))
+    removed(store.root)
+    assert store.names() == ["corral-build/one", "everybodys"]
+    shutil.rmtree(data)
+    removed(store.root)
+    assert store.names() == ["everybodys"]
+    assert holds.files(store) == []
+
+
 def test_a_server_that_needs_nothing_leaves_no_hold(tmp_path: Path) -> None:
     images = Images(tmp_path, tmp_path / "data")
     publish(images.store, "tiny", "one")
@@ -147,7 +171,8 @@ async def test_what_moves_between_boxes_and_rows_is_seen(tmp_path: Path) -> None
     await clock.advance(3601)
     in_box = [True]
 
-    async def boxes() -> set[Layer]:
+    async def boxes(*, lasting: bool = False) -> set[Layer]:
+        assert not lasting
         return {layer} if in_box[0] else set()
 
     async def rows() -> set[Layer]:

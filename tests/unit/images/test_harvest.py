@@ -79,8 +79,9 @@ class Shelf:
     taken: list[str] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
 
-    async def import_layout(self, folder: Path, reference: str) -> Image:
+    async def import_layout(self, folder: Path, reference: str, *, owned: bool = False) -> Image:
         """As the image store's."""
+        assert owned
         self.taken.append(reference)
         self.files = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         return cast("Image", None)

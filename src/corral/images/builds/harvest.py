@@ -89,7 +89,7 @@ class Harvester:
             (folder / "blobs" / "sha256").mkdir(parents=True)
             (folder / "oci-layout").write_text(_MARKER)
             config = await self._layout(job, folder, known, most_bytes)
-            await self._library.import_layout(folder, image_name(job.build.id))
+            await self._library.import_layout(folder, image_name(job.build.id), owned=True)
         return config
 
     def drop(self, build_id: str) -> None:

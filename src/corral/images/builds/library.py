@@ -41,8 +41,11 @@ class Library(Protocol):
     async def export_layout(self, name: str, folder: Path) -> None:
         """Add it to an OCI layout, under this name, with layers that are not compressed."""
 
-    async def import_layout(self, folder: Path, reference: str) -> Image:
-        """Take the layout's only image under this name. Layers that are here already are not read."""
+    async def import_layout(self, folder: Path, reference: str, *, owned: bool = False) -> Image:
+        """Take the layout's only image under this name. Layers that are here already are not read.
+
+        A name that is `owned` goes with this server.
+        """
 
     async def plain(self, name: str) -> str | None:
         """Text of its configuration, when its trees are all there is to it; see `Images.plain`."""

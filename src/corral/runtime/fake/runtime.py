@@ -66,7 +66,7 @@ class FakeRuntime(Runtime):
     def expect(self, layers: tuple[Layer, ...]) -> None:
         """Its boxes are there at once anyhow."""
 
-    async def layers(self) -> set[Layer]:
+    async def layers(self, *, lasting: bool = False) -> set[Layer]:
         await self._enter("layers")
         return {layer for box in self.host.boxes.values() for layer in (*box.spec.layers, *box.spec.lent)}
 

@@ -102,10 +102,10 @@ class OciRuntime(Runtime):
     def expect(self, layers: tuple[Layer, ...]) -> None:
         self._stock.expect(layers)
 
-    async def layers(self) -> set[Layer]:
-        boxes = (*self._host.living.values(), *self._host.prepared.values())
+    async def layers(self, *, lasting: bool = False) -> set[Layer]:
+        boxes = (*self._host.living.values(), *(() if lasting else self._host.prepared.values()))
         used = ((*living.record.layers, *living.record.lent) for living in boxes)
-        return self._stock.layers.union(*used)
+        return set[Layer]().union(() if lasting else self._stock.layers, *used)
 
     async def _make(self, spec: BoxSpec) -> Living:
         try:
