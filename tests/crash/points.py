@@ -31,6 +31,7 @@ from corral.runtime.guest import GuestClient
 from corral.runtime.oci import record, removal
 from corral.runtime.oci.checkpoints import Checkpoints
 from corral.runtime.oci.launching import LauncherClient
+from corral.runtime.oci.memories import Memories
 from corral.runtime.rootfs.btrfs_pool import BtrfsPool
 
 #: (owner, its functions that are steps)
@@ -40,6 +41,7 @@ STEPS: Final[tuple[tuple[Any, tuple[str, ...]], ...]] = (
     (record, ("write",)),
     (removal, ("end", "remove_tree")),
     (Checkpoints, ("_rewrite", "_commit")),
+    (Memories, ("share", "commit")),
 )
 #: Those that take their time, on the loop.
 LONG_STEPS: Final[tuple[tuple[Any, tuple[str, ...]], ...]] = (

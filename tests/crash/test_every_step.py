@@ -81,13 +81,12 @@ class Stage:
         self.snapshots.clear()
         self.rounds += 1
         self.caller.run(self.devbox, f"echo {self.rounds} >> mark")
+        beats = "kill $(cat beats); echo $$ > beats; n=0; while :; do echo $((n=n+1)) > beat; sleep 0.01; done"
+        self.caller.post(f"/{self.devbox}/execute_async", command=beats)
+        self.caller.run(self.devbox, "until [ -s beat ]; do sleep 0.01; done")
         if asleep:
             self.caller.post(f"/{self.devbox}/suspend")
             self.caller.reach(self.devbox, "suspended")
-        else:
-            beats = "kill $(cat beats); echo $$ > beats; n=0; while :; do echo $((n=n+1)) > beat; sleep 0.01; done"
-            self.caller.post(f"/{self.devbox}/execute_async", command=beats)
-            self.caller.run(self.devbox, "until [ -s beat ]; do sleep 0.01; done")
         self.asleep = asleep
 
     def beats(self, devbox_id: str) -> None:
@@ -116,7 +115,7 @@ def fork(stage: Stage, keep_memory: str = "never") -> None:
     for child in made:
         stage.caller.reach(child["id"], "running")
     # What was made for the fork alone goes, too.
-    while list((stage.server.data / "pool" / ".snapshots").iterdir()):
+    while set(os.listdir(stage.server.data / "pool" / ".snapshots")) - {copy_of(stage.devbox)}:
         stage.caller.http.get("/healthz").raise_for_status()
         time.sleep(0.02)
 
@@ -254,6 +253,7 @@ VERBS: Final[dict[str, tuple[Callable[[Stage], None], bool]]] = {
     "snapshot-asleep": (snapshot, True),
     "fork": (fork, False),
     "fork-with-memory": (fork_with_memory, False),
+    "fork-asleep": (fork_with_memory, True),
     "suspend": (suspend, False),
     "resume": (resume, True),
 }

@@ -179,15 +179,16 @@ class Devboxes(Questions):
         disk and not done again, but its entrypoint runs. With `keep_memory` they go on with its processes of the same
         moment, if they can (AUTO) or else fail (ALWAYS), and with all that these know, secrets too; then nothing of
         the launch runs again. `name` and `metadata` None are its own; `also` is as of `create`.
-        Raises errors.WrongState when it neither runs nor is suspended, or is suspended and must give its memory.
+        Raises errors.WrongState when it neither runs nor is suspended, or must give a memory that was not kept.
         """
         new = [self._ids.new("dbx") for _ in range(count)]
 
         def insert(connection: sa.Connection) -> tuple[Devbox, ...]:
             self.require_disk(connection, account_id, devbox_id, "fork")
             parent = rows.get(connection, account_id, devbox_id)
-            if keep_memory is KeepMemory.ALWAYS and parent.observed is Observed.SUSPENDED:
-                raise errors.WrongState(f"cannot fork devbox {devbox_id} with its memory: it is suspended")
+            asleep = parent.observed is Observed.SUSPENDED and not (parent.memory and parent.memory.kept)
+            if asleep and keep_memory is KeepMemory.ALWAYS:
+                raise errors.WrongState(f"cannot fork devbox {devbox_id} with its memory: it is suspended without it")
             request = replace(
                 parent.request,
                 name=parent.request.name if name is None else name,

@@ -385,17 +385,25 @@ class SnapshotController:
         if snapshot.memory is None:
             return await self._disk(snapshot), ""
         try:
-            return await self._running(snapshot), ""
+            return await self._with_memory(snapshot), ""
         except MemoryNotKept as problem:
             if snapshot.memory.wanted is KeepMemory.ALWAYS:
                 raise
             return await self._disk(snapshot), problem.message
 
-    async def _running(self, snapshot: Snapshot) -> Copied:
+    async def _with_memory(self, snapshot: Snapshot) -> Copied:
         devbox_id = snapshot.devbox_id
-        if await self._store.read(lambda connection: self._devboxes.asleep(connection, devbox_id)) is not None:
-            message = f"cannot keep memory of box {devbox_id}: it is suspended"
-            raise MemoryNotKept(message)
+        kept = await self._store.read(lambda connection: self._devboxes.asleep(connection, devbox_id))
+        if kept is not None:
+            try:
+                memory, executions = await self._runtime.copy_snapshot(copy_of(devbox_id), snapshot.id, memory=True)
+            except NoSuchSnapshot:
+                pass  # it was resumed meanwhile
+            except MemoryNotKept as problem:
+                message = f"cannot keep memory of box {devbox_id}: it is suspended without it"
+                raise MemoryNotKept(message) from problem
+            else:
+                return Copied(kept.size, 0.0, kept.layers, memory, executions)
         return await self._runtime.snapshot(devbox_id, snapshot.id, memory=True)
 
     async def _disk(self, snapshot: Snapshot) -> Copied:

@@ -481,8 +481,13 @@ class Runtime(ABC):
         """
 
     @abstractmethod
-    async def copy_snapshot(self, source: str, name: str) -> None:
-        """Keep a snapshot under another name too. Raises NoSuchSnapshot, SnapshotExists, HostExhausted, HostUnfit."""
+    async def copy_snapshot(self, source: str, name: str, *, memory: bool = False) -> tuple[int, tuple[str, ...]]:
+        """Keep a snapshot under another name too; with `memory`, also what was kept with it of the box's processes,
+        for boxes of other ids, as `snapshot` does.
+
+        Returns the size of that memory in bytes, and the executions that ran. Raises NoSuchSnapshot, SnapshotExists,
+        HostExhausted, HostUnfit, and for `memory` MemoryNotKept when there is none; there is no new snapshot then.
+        """
 
     @abstractmethod
     async def forget_snapshot(self, name: str) -> None:

@@ -144,6 +144,28 @@ def test_forks_go_on_with_the_processes_each_by_itself(caller: Caller, server: S
         time.sleep(0.05)
 
 
+def test_a_suspended_devbox_goes_on_in_forks_and_as_itself(caller: Caller, server: Server) -> None:
+    parent, count = counter(caller, keep_memory="always")
+    caller.post(f"/{parent}/suspend")
+    assert reaches(caller, parent, "suspended")["memory_kept"]
+    forked = caller.post(f"/{parent}/fork", count=2, keep_memory="always")["devboxes"]
+    counts = {}
+    for child in (one["id"] for one in forked):
+        assert reaches(caller, child, "running")["memory_kept"]
+        counts[child] = executions(caller, child)[count]
+        counts_on(caller, child, counts[child])
+    assert reaches(caller, parent, "suspended")["memory_kept"]
+    caller.post(f"/{parent}/resume")
+    reaches(caller, parent, "running")
+    for devbox_id, execution_id in {**counts, parent: count}.items():
+        counts_on(caller, devbox_id, execution_id)
+        caller.post(f"/{devbox_id}/shutdown")
+    deadline = time.monotonic() + LIMIT_S
+    while list((server.data / "memory").iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("delay", [0.05, 0.3, 0.6])
 def test_a_killed_server_leaves_a_devbox_running_or_suspended(caller: Caller, server: Server, delay: float) -> None:
     devbox_id, execution_id = counter(caller, keep_memory="always")

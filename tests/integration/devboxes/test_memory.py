@@ -51,12 +51,12 @@ async def test_a_fork_that_gets_no_memory_begins_as_the_disk_and_says_why(stack:
                 False, f"cannot keep memory of box {parent}: its processes are this machine's own",
             )  # fmt: skip
     await suspended(stack, parent)
-    with pytest.raises(errors.WrongState, match="with its memory: it is suspended"):
+    with pytest.raises(errors.WrongState, match="with its memory: it is suspended without it"):
         await stack.devboxes.fork(ACCOUNT, parent, 1, keep_memory=KeepMemory.ALWAYS)
     (fork,) = await stack.devboxes.fork(ACCOUNT, parent, 1, keep_memory=KeepMemory.AUTO)
     memory = (await stack.reaches(fork.id, Observed.RUNNING)).memory
     assert memory is not None
-    assert memory.message == f"cannot keep memory of box {parent}: it is suspended"
+    assert memory.message == f"cannot keep memory of box {parent}: it is suspended without it"
 
 
 async def test_who_always_wants_memory_kept_goes_on_without(stack: Stack, host: FakeHost) -> None:

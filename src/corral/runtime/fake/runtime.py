@@ -85,9 +85,13 @@ class FakeRuntime(Runtime):
         await self._enter("checkpoint")
         raise MemoryNotKept(f"cannot keep memory of box {box_id}: its processes are this machine's own")
 
-    async def copy_snapshot(self, source: str, name: str) -> None:
+    async def copy_snapshot(self, source: str, name: str, *, memory: bool = False) -> tuple[int, tuple[str, ...]]:
         await self._enter("copy_snapshot")
+        if memory:
+            self.host.snapshot_tree(source)
+            raise MemoryNotKept(f"cannot keep memory of snapshot {source}: it has none")
         await asyncio.to_thread(self.host.copy_snapshot, source, name)
+        return 0, ()
 
     async def forget_snapshot(self, name: str) -> None:
         await self._enter("forget_snapshot")

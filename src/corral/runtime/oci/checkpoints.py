@@ -92,6 +92,27 @@ class Checkpoints:
         """As `dump`, for boxes of other ids. `go_on` is awaited as soon as the box need not stand still any more."""
         return await self._keep(ready, go_on)
 
+    def share(self, source: str, name: str) -> tuple[int, tuple[str, ...]]:
+        """Keep what `dump` kept under another name too, for boxes of other ids. Blocking.
+
+        Returns the size of the memory, and the executions that ran. Raises NoSuchSnapshot, SnapshotExists,
+        MemoryNotKept, HostExhausted, HostUnfit.
+        """
+        host = self._host
+        host.snapshots.copy(source, name)
+        try:
+            return host.memories.share(source, name)
+        except FileNotFoundError as error:
+            message = f"cannot keep memory of snapshot {source}: it has none"
+            raise MemoryNotKept(message) from error
+        except OSError as error:
+            message = f"cannot keep memory of snapshot {source}: {error.strerror}"
+            raise HostExhausted(message) from error
+        finally:
+            if host.memories.read(name) is None:
+                host.memories.drop(host.memories.partial(name))
+                host.pool.delete_snapshot(name)
+
     async def _keep(self, ready: Ready, go_on: GoOn | None) -> Copied:
         host, found, name = self._host, ready.living.record, ready.name
         partial, copied = host.memories.partial(name), False

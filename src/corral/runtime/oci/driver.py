@@ -180,9 +180,12 @@ class OciRuntime(Runtime):
 
     # -- snapshots
 
-    async def copy_snapshot(self, source: str, name: str) -> None:
+    async def copy_snapshot(self, source: str, name: str, *, memory: bool = False) -> tuple[int, tuple[str, ...]]:
         _check_id(name)
+        if memory:
+            return await self._share(source, name)
         await settled(asyncio.to_thread(self._host.snapshots.copy, source, name))
+        return 0, ()
 
     async def forget_snapshot(self, name: str) -> None:
         if spools.ID_PATTERN.fullmatch(name):
@@ -280,6 +283,13 @@ class OciRuntime(Runtime):
             return await guest.connect(port)
 
     # -- inside
+
+    async def _share(self, source: str, name: str) -> tuple[int, tuple[str, ...]]:
+        await asyncio.to_thread(self._host.snapshots.require, source)
+        meta = await asyncio.to_thread(self._host.memories.read, source)
+        # Whoever makes the box of it, or gives it up, waits.
+        async with self._locked("" if meta is None else meta.box):
+            return await settled(asyncio.to_thread(self._host.checkpoints.share, source, name))
 
     def _is_kept(self, box_id: str) -> bool:
         return box_id not in self._host.living and self._host.memories.of(box_id) is not None

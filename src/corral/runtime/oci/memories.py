@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -157,6 +157,21 @@ class Memories:
             _sync(self.folder)
             self._of[meta.box] = name
         return size
+
+    def share(self, source: str, name: str) -> tuple[int, tuple[str, ...]]:
+        """The images of `source` under another name too, for boxes of other ids; they take no room, as of `link`.
+
+        Returns their size in bytes, and the executions that ran. Raises FileNotFoundError when there are none.
+        """
+        meta = self.read(source)
+        if meta is None:
+            raise FileNotFoundError(source)
+        partial = self.begin(name)
+        for path in self.path(source).iterdir():
+            if path.name != NAME:
+                os.link(path, partial / path.name)
+        meta = replace(meta, shared=True)
+        return self.commit(partial, name, meta), meta.executions
 
     def link(self, name: str, box_id: str) -> Path:
         """The images once more, for one box to be made of: files may be replaced there. Goes with the next start.

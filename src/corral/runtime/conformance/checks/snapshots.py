@@ -134,6 +134,40 @@ async def a_box_goes_on_in_copies_with_its_processes_or_says_why_not(bench: Benc
         await bench.runtime.forget_snapshot(name)
 
 
+@GROUP.check
+async def a_box_that_sleeps_goes_on_in_copies_and_as_itself(bench: Bench) -> None:
+    """What was kept of a box's memory can be kept under a second name, for others; the box goes on from it too."""
+    spec = bench.spec()
+    box = (await bench.runtime.create(spec)).id
+    kept, shared, mine = bench.new_id("snp"), bench.new_id("snp"), bench.new_id("exe")
+    count = await bench.start_sh(box, "n=0; while :; do echo $((n+=1)); sleep 0.01; done")
+    await bench.until_output(box, count, b"5\n")
+    try:
+        try:
+            memory = (await bench.runtime.checkpoint(box, kept)).memory
+        except MemoryNotKept:
+            await bench.runtime.snapshot(box, kept)
+            with raises(MemoryNotKept, "a snapshot of the disk alone"):
+                await bench.runtime.copy_snapshot(kept, shared, memory=True)
+            expect(shared not in await bench.runtime.snapshots(), "nothing is kept")
+            return
+        await bench.runtime.destroy(box)
+        found = await bench.runtime.copy_snapshot(kept, shared, memory=True)
+        expect_equal(found, (memory, (count,)), "the size of the memory, and what ran")
+        with raises(SnapshotExists, "a name that is taken"):
+            await bench.runtime.copy_snapshot(kept, shared, memory=True)
+        another = replace(beginning_as(bench, shared), memory=True, executions={count: mine})
+        copy = (await bench.runtime.create(another)).id
+        expect((await bench.runtime.create(replace(spec, origin=kept, memory=True))).restored, "it goes on as itself")
+        for each, exec_id in ((copy, mine), (box, count)):
+            await _counts_on(bench, each, exec_id)
+        with raises(NoSuchExecution, "the first one's"):
+            await bench.runtime.signal(copy, count, 9)
+    finally:
+        for name in (kept, shared):
+            await bench.runtime.forget_snapshot(name)
+
+
 async def _counts_on(bench: Bench, box: str, exec_id: str) -> None:
     """Wait until the counter has gone on, and see that it left nothing out and said nothing twice."""
 
