@@ -13,7 +13,8 @@ from corral.images.remote import RemoteCopies
 from corral.images.remote_controller import RemoteController, Retention
 from corral.images.remote_store import RemoteStore
 from corral.images.service import Images
-from corral.images.snapshots import SnapshotController, Snapshots
+from corral.images.snapshot_controller import SnapshotController
+from corral.images.snapshots import Snapshots
 from corral.images.sweeper import LayerSweeper
 from corral.storage.service import load_remote_key
 

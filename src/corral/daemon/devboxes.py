@@ -14,7 +14,8 @@ from corral.devboxes.lifecycle import Lifecycle, Rules
 from corral.devboxes.pulse import Pace
 from corral.devboxes.vitals import Vitals
 from corral.images.blueprints.service import BlueprintRules
-from corral.images.snapshots import SnapshotRules, Sources
+from corral.images.snapshots import SnapshotRules
+from corral.images.sources import Sources
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,123 +1,29 @@
-"""What can be done with snapshots, and what makes the world follow: copies that are asked for, and those to remove.
+"""What can be done with snapshots, and what devboxes ask of them in their own transactions.
 
-Owns the wishes (`Snapshots`) and the loop behind them (`SnapshotController`). A call writes a row and its event and
-answers; the controller acts on the event, and on what it finds after a restart.
+Owns the wishes: a call writes a row and its event and answers; `snapshot_controller` makes the world follow.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import sqlalchemy as sa
 
-from corral.core import errors, events, log
+from corral.core import errors, events
 from corral.core.clock import Clock
 from corral.core.ids import Ids
-from corral.core.reconcile import Reconciler
 from corral.core.store.store import Store
-from corral.devboxes.model import Devbox, Inheritance, KeepMemory, Parent, copy_of
+from corral.devboxes.model import Devbox, Inheritance, KeepMemory, Parent
 from corral.devboxes.service import Devboxes
 from corral.images import snapshot_rows as rows
-from corral.images.model import Snapshot, SnapshotPage, SnapshotStatus, SnapshotWish, Source
-from corral.runtime.contract import (
-    Copied,
-    Layer,
-    MemoryNotKept,
-    NoSuchSnapshot,
-    Runtime,
-    RuntimeFailure,
-    SnapshotExists,
-)
+from corral.images.model import Snapshot, SnapshotPage, SnapshotStatus, SnapshotWish
+from corral.images.sources import Images, env_of
 
 #: Waiters look again this often even if nothing wakes them.
 _LOOK_AGAIN_S: Final = 30.0
-#: Seconds between two comparisons of all rows with all snapshots on the host.
-_RESYNC_S: Final = 60.0
-#: Seconds between two looks whether a fork is complete.
-_PASSING_S: Final = 0.5
 
 Texts = list[str]
-
-#: Makes a snapshot of the remote copy that it names.
-Receive = Callable[[Snapshot], Awaitable[Copied]]
-
-
-class Image(Protocol):
-    """What a box needs of an image."""
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """From the lowest to the highest."""
-
-    @property
-    def env(self) -> Mapping[str, str]:
-        """Variables of every box of it."""
-
-
-class Images(Protocol):
-    """Where images come from."""
-
-    def resolve(self, name: str | None = None) -> Image:
-        """The image of this name, the default one for None. Raises errors.CorralError when there is none."""
-
-    def names(self) -> list[str]:
-        """Names that `resolve` knows now."""
-
-
-class Sources:
-    """What devboxes begin as: an image, or a snapshot and the image below it."""
-
-    def __init__(self, store: Store, images: Images) -> None:
-        self._store = store
-        self._images = images
-
-    async def find(self, devbox: Devbox) -> Source | None:
-        """What a box of this devbox begins as; None while that is being copied.
-
-        Raises errors.CorralError when it is not there, and will not be.
-        """
-        snapshot_id = devbox.request.snapshot_id
-        lent = _lent(self._images, devbox)
-        if devbox.kept is not None:
-            env = await self._store.read(lambda connection: _env(connection, self._images, devbox))
-            return Source(devbox.kept.layers, env, copy_of(devbox.id), lent)
-        if snapshot_id is None:
-            image = self._images.resolve(devbox.request.image)
-            return Source(image.layers, image.env, None, lent)
-        snapshot = await self._store.read(lambda connection: rows.find(connection, snapshot_id))
-        if snapshot is None or snapshot.status is SnapshotStatus.ERROR:
-            why = f"it was not made: {snapshot.message}" if snapshot is not None else "there is none"
-            raise errors.NotFound(f"cannot use snapshot {snapshot_id}: {why}")
-        if snapshot.status is SnapshotStatus.IN_PROGRESS:
-            return None
-        return Source(snapshot.layers, snapshot.env, snapshot.id, lent, snapshot.memory)
-
-
-def _lent(images: Images, devbox: Devbox) -> tuple[Layer, ...]:
-    """Layers of the images that are lent to it, as far as these are on this host: it can do without."""
-    found: dict[str, Layer] = {}
-    for name in devbox.request.lent:
-        with contextlib.suppress(errors.NotFound, errors.Unavailable):
-            found |= {layer.digest: layer for layer in images.resolve(name).layers}
-    return tuple(found.values())
-
-
-def _env(connection: sa.Connection, images: Images, devbox: Devbox) -> Mapping[str, str]:
-    """Variables of the image that the devbox's layers are of, whether it began as a snapshot or not."""
-    origin = devbox.request.snapshot_id
-    snapshot = rows.find(connection, origin) if origin is not None else None
-    if snapshot is not None:
-        return snapshot.env
-    try:
-        return images.resolve(devbox.request.image).env
-    except errors.NotFound:
-        # The name was removed since: the disk, whose layers are there, is worth more than a few variables.
-        log.get("images").warning("an image's variables are gone with its name", devbox=devbox.id)
-        return {}
 
 
 class SnapshotRules:
@@ -156,7 +62,7 @@ class SnapshotRules:
         memory: Inheritance | None = None,
     ) -> Snapshot:
         """Write the wish for a snapshot of a devbox that runs."""
-        env = _env(connection, self._images, devbox)
+        env = env_of(connection, self._images, devbox)
         snapshot_id, at_ms = self._ids.new("snp"), self._clock.now_ms()
         return rows.insert(
             connection,
@@ -280,152 +186,3 @@ class Snapshots:
     async def metadata_values(self, account_id: str, key: str) -> Texts:
         """As `metadata_keys`, the values of one key."""
         return await self._store.read(lambda connection: rows.metadata_values(connection, account_id, key))
-
-
-class SnapshotController:
-    """Makes and removes the copies. `run` until cancelled."""
-
-    def __init__(
-        self,
-        store: Store,
-        feed: events.Feed,
-        runtime: Runtime,
-        devboxes: Devboxes,
-        *,
-        clock: Clock,
-        at_once: int,
-        receive: Receive | None = None,
-    ) -> None:
-        self._store = store
-        self._receive = receive
-        self._runtime = runtime
-        self._devboxes = devboxes
-        self._clock = clock
-        self._keys = Reconciler(self._step, clock=clock, workers=at_once, part="images.snapshots")
-        self._log = log.get("images.snapshots")
-        feed.listen(self._heard)
-
-    async def run(self) -> None:
-        """Work until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._keys.run(), name="reconcile snapshots")
-            group.create_task(self._resync_always(), name="compare snapshots")
-
-    async def layers(self) -> set[Layer]:
-        """Layers that snapshots and suspended devboxes are over."""
-
-        def look(connection: sa.Connection) -> set[Layer]:
-            return rows.layers(connection) | self._devboxes.kept_layers(connection)
-
-        return await self._store.read(look)
-
-    async def resync(self) -> None:
-        """Look at every row that has something to be done, and remove what is on the host and nobody's."""
-        there = await self._runtime.snapshots()
-
-        def look(connection: sa.Connection) -> tuple[set[str], list[str]]:
-            asleep = {copy_of(devbox_id) for devbox_id in self._devboxes.keeping(connection)}
-            return rows.kept(connection) | asleep, rows.to_do(connection)
-
-        known, due = await self._store.read(look)
-        for name in set(there) - known:
-            self._log.warning("removed a snapshot of no row", snapshot=name)
-            await self._runtime.forget_snapshot(name)
-        for snapshot_id in due:
-            self._keys.poke(snapshot_id)
-
-    def _heard(self, event: events.Event) -> None:
-        if event.kind in {"snapshot.in_progress", "snapshot.deleted"}:
-            self._keys.poke(event.subject)
-
-    async def _step(self, snapshot_id: str) -> float | None:
-        snapshot = await self._store.read(lambda connection: rows.find(connection, snapshot_id))
-        if snapshot is None:
-            return None
-        if snapshot.status is SnapshotStatus.COMPLETE:
-            return await self._pass(snapshot) if snapshot.passing else None
-        if snapshot.status is SnapshotStatus.IN_PROGRESS:
-            outcome = await self._copy(snapshot)
-            at_ms = self._clock.now_ms()
-            await self._store.write(lambda connection: rows.finish(connection, snapshot_id, outcome, at_ms))
-            return 0 if outcome.status is SnapshotStatus.ERROR or snapshot.passing else None
-        await self._runtime.forget_snapshot(snapshot_id)
-        await self._store.write(lambda connection: rows.forgotten(connection, snapshot_id))
-        return None
-
-    async def _pass(self, snapshot: Snapshot) -> float | None:
-        """Delete what was made for a fork, once every devbox of it has its box or has ended."""
-        at_ms = self._clock.now_ms()
-
-        def delete(connection: sa.Connection) -> bool:
-            wanted = self._devboxes.begins_as(connection, snapshot.id)
-            return not wanted and rows.delete(connection, snapshot.id, at_ms)
-
-        return 0 if await self._store.write(delete) else _PASSING_S
-
-    async def _copy(self, snapshot: Snapshot) -> rows.Outcome:
-        try:
-            try:
-                copied, why = await self._copied(snapshot)
-            except SnapshotExists:
-                # Made by a server that ended before it could say so: nobody has used it, and it may be older.
-                await self._runtime.forget_snapshot(snapshot.id)
-                copied, why = await self._copied(snapshot)
-        except errors.Unavailable:
-            raise  # which is tried again
-        except (RuntimeFailure, errors.CorralError) as problem:
-            return rows.Outcome(SnapshotStatus.ERROR, problem.message)
-        memory = snapshot.memory
-        if memory is not None:
-            memory = replace(memory, kept=not why, message=why, size=copied.memory, executions=copied.executions)
-        return rows.Outcome(SnapshotStatus.COMPLETE, "", copied.size, copied.still_ms, copied.layers, memory)
-
-    async def _copied(self, snapshot: Snapshot) -> tuple[Copied, str]:
-        """Make it; and why it has no memory, where it was to have one."""
-        if snapshot.memory is None:
-            return await self._disk(snapshot), ""
-        try:
-            return await self._with_memory(snapshot), ""
-        except MemoryNotKept as problem:
-            if snapshot.memory.wanted is KeepMemory.ALWAYS:
-                raise
-            return await self._disk(snapshot), problem.message
-
-    async def _with_memory(self, snapshot: Snapshot) -> Copied:
-        devbox_id = snapshot.devbox_id
-        kept = await self._store.read(lambda connection: self._devboxes.asleep(connection, devbox_id))
-        if kept is not None:
-            try:
-                memory, executions = await self._runtime.copy_snapshot(copy_of(devbox_id), snapshot.id, memory=True)
-            except NoSuchSnapshot:
-                pass  # it was resumed meanwhile
-            except MemoryNotKept as problem:
-                message = f"cannot keep memory of box {devbox_id}: it is suspended without it"
-                raise MemoryNotKept(message) from problem
-            else:
-                return Copied(kept.size, 0.0, kept.layers, memory, executions)
-        return await self._runtime.snapshot(devbox_id, snapshot.id, memory=True)
-
-    async def _disk(self, snapshot: Snapshot) -> Copied:
-        if snapshot.remote is not None:
-            if self._receive is None:
-                raise errors.NotOffered("cannot receive snapshot: the setting CORRAL_OBJECTS is gone")
-            return await self._receive(snapshot)
-        devbox_id = snapshot.devbox_id
-        kept = await self._store.read(lambda connection: self._devboxes.asleep(connection, devbox_id))
-        if kept is not None:
-            try:
-                await self._runtime.copy_snapshot(copy_of(devbox_id), snapshot.id)
-            except NoSuchSnapshot:
-                pass  # it was resumed meanwhile
-            else:
-                return Copied(kept.size, 0.0, kept.layers)
-        return await self._runtime.snapshot(devbox_id, snapshot.id)
-
-    async def _resync_always(self) -> None:
-        while True:
-            try:
-                await self.resync()
-            except (RuntimeFailure, errors.CorralError) as problem:
-                self._log.warning("round failed", error=problem.message)
-            await self._clock.sleep(_RESYNC_S)

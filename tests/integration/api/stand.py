@@ -51,7 +51,9 @@ from corral.images.layers import LayerShelf
 from corral.images.remote import RemoteCopies
 from corral.images.remote_controller import RemoteController, Retention
 from corral.images.remote_store import RemoteStore
-from corral.images.snapshots import SnapshotController, SnapshotRules, Snapshots, Sources
+from corral.images.snapshot_controller import SnapshotController
+from corral.images.snapshots import SnapshotRules, Snapshots
+from corral.images.sources import Sources
 from corral.runtime.contract import MIB, Layer
 from corral.runtime.fake import FakeHost, FakeRuntime
 from corral.storage.controller import ObjectController

@@ -27,7 +27,9 @@ from corral.devboxes.model import Devbox, DevboxRequest, Execution, ExecutionSta
 from corral.devboxes.pulse import Pace
 from corral.devboxes.vitals import Vitals
 from corral.images.blueprints.service import BlueprintRules
-from corral.images.snapshots import Images, SnapshotController, SnapshotRules, Snapshots, Sources
+from corral.images.snapshot_controller import SnapshotController
+from corral.images.snapshots import SnapshotRules, Snapshots
+from corral.images.sources import Images, Sources
 from corral.runtime.contract import MIB, Runtime, Stream
 from corral.runtime.fake import FakeHost, FakeRuntime
 from corral.storage.controller import ObjectController

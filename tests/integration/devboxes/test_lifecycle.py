@@ -10,7 +10,7 @@ from corral.core import errors
 from corral.devboxes import deadlines, pulse, rows
 from corral.devboxes.model import Desired, DevboxRequest, Observed, Reason
 from corral.devboxes.pulse import Pace
-from corral.images.snapshots import Image
+from corral.images.sources import Image
 from corral.runtime.contract import (
     BoxExhausted,
     BoxSpec,
