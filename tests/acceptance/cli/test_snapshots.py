@@ -49,6 +49,7 @@ def test_forks_and_their_tree(cli: Cli, box: str) -> None:
     assert [line.split()[1] for line in lines] == [box, children[0], leaf, children[1]]
     assert [len(line) - len(line.lstrip()) for line in lines] == [0, 2, 4, 2]
     assert lines[2].split()[0] == "*"
+    assert [line.split()[3:] for line in lines[1:3]] == [["attempt"], ["attempt-fork"]]
     cli.out("devbox", "shutdown", leaf, *children)
 
 

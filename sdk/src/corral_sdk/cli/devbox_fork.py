@@ -15,7 +15,7 @@ from corral_sdk.models import Relative
 def fork(
     devbox: common.DevboxName,
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=100, help="How many.")] = 1,
-    name: Annotated[str | None, typer.Option(help="A name for them, in place of its own.")] = None,
+    name: Annotated[str | None, typer.Option(help="A name for them; else its own and -fork.")] = None,
     keep_memory: Annotated[
         Keeping,
         typer.Option(
@@ -39,7 +39,10 @@ def fork(
     """
     started = time.monotonic()
     with common.server() as corral:
-        children = corral.devboxes.find(devbox).fork(count, name=name, keep_memory=keep_memory.value)
+        parent = corral.devboxes.find(devbox)
+        # With its own name it could not be told from them any more.
+        named = name if name is not None or not parent.info.name else f"{parent.info.name}-fork"
+        children = parent.fork(count, name=named, keep_memory=keep_memory.value)
         if wait:
             with output.spinner(f"starting {count}"):
                 for child in children:
