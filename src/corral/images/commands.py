@@ -17,8 +17,9 @@ from rich.table import Table
 from corral.core import errors
 from corral.core.settings import Settings
 from corral.images import fsck, holds, names, packages, parallel, stock
+from corral.images.catalogue import ImageInfo
 from corral.images.collect import Collected
-from corral.images.service import ImageInfo, Images, Registries
+from corral.images.service import Images, Registries
 from corral.images.store import ImageStore
 from corral.images.terminal import Live, created, facts, megabytes, told
 

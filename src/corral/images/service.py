@@ -1,18 +1,16 @@
 """What other parts may ask of images: what a name stands for, images taken in and given out.
 
-Owns the meaning of names and what a server holds on to. Must not build: a server that finds no image says which
-command makes it.
+Owns the order of steps in each, and which names are given and taken away. Must not build: a server that finds no image
+says which command makes it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from corral.core import errors
 from corral.core.clock import Clock, SystemClock
@@ -20,40 +18,16 @@ from corral.images import intake, names, outlet, stock
 from corral.images.archives import sandbox, transports, tree
 from corral.images.archives.model import Limits, Task
 from corral.images.archives.transports import Registries, Source
+from corral.images.catalogue import Catalogue, ImageInfo
 from corral.images.collect import Collected, collect
-from corral.images.holds import Hold
 from corral.images.store import ImageStore, Stored
-from corral.runtime.contract import Layer, User
+from corral.images.threads import threaded, working
+from corral.runtime.contract import Layer
 
-__all__ = ["ImageInfo", "Images", "Registries"]
+__all__ = ["Images", "Registries"]
 
-T = TypeVar("T")
-
-#: Seconds for which a layer that somebody asked for is held, though nothing is known to be on it yet.
-_LATELY_S: Final = 3600.0
 #: Seconds for which a registry's refusal is believed.
 _REFUSED_S: Final = 600.0
-#: Aliases of aliases that are followed.
-_MOST_ALIASES: Final = 8
-
-
-@dataclass(frozen=True, slots=True)
-class ImageInfo:
-    """An image as a box needs it, and what its configuration says. `layers` from the lowest to the highest.
-
-    `digest` is that of the configuration. `user` is who commands run as, `workdir` where, "" when it does not say.
-    """
-
-    name: str
-    digest: str
-    layers: tuple[Layer, ...]
-    env: Mapping[str, str]
-    user: User
-    workdir: str = ""
-    entrypoint: tuple[str, ...] = ()
-    cmd: tuple[str, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=dict)
-    exposed_ports: tuple[str, ...] = ()
 
 
 class Images:
@@ -69,35 +43,19 @@ class Images:
         clock: Clock | None = None,
     ) -> None:
         self.store = ImageStore(root)
-        self._hold = Hold(self.store, data) if data is not None else None
         self._registries = registries or Registries()
         self._limits = limits or Limits()
         self._clock = clock or SystemClock()
-        self._known: dict[str, tuple[tuple[int, int], ImageInfo | str | None]] = {}
-        # `resolve` is asked from the threads of the database too: what it answers is held before it answers.
-        self._guard = threading.Lock()
+        self._catalogue = Catalogue(self.store, data, self._clock)
         self._pulls: dict[str, asyncio.Lock] = {}
         self._refused: dict[str, tuple[float, str]] = {}
-        self._asked: dict[str, tuple[float, tuple[Layer, ...]]] = {}
         self._hiding: dict[str, bool] = {}  #: by the digest of a layer, in which nothing changes
 
     # -- names
 
     def resolve(self, name: str | None = None) -> ImageInfo:
-        """The current image of this name, the default one for None. Raises NotFound with the names that exist.
-
-        Costs one stat once the image was seen, and one more for each alias: it is asked for every box.
-        """
-        wanted = name or stock.DEFAULT
-        with self._guard:
-            try:
-                info = self._find(wanted)
-            except errors.Invalid:
-                info = None
-            if info is None:
-                raise self._missing(wanted)
-            self._asked[info.digest] = (self._clock.monotonic(), info.layers)
-        return info
+        """The current image of this name, the default one for None. Raises NotFound with the names that exist."""
+        return self._catalogue.resolve(name)
 
     def names(self) -> list[str]:
         """Names that `resolve` knows now, but for other words for stock images."""
@@ -116,12 +74,18 @@ class Images:
         """Forget a name; layers that nothing else needs go with the next `collect`. Raises NotFound, Conflict."""
         kept = next((each for each in names.candidates(name) if self.store.name_file(each).exists()), None)
         if kept is None:
-            raise self._missing(name, "remove")
+            raise self._catalogue.missing(name, "remove")
         if followers := [alias for alias in self.store.names() if self.store.target(alias) == kept]:
             raise errors.Conflict(
                 f"cannot remove image {kept}: {', '.join(followers)} stands for it; remove that first"
             )
         self.store.drop(kept)
+
+    def forget(self, name: str) -> None:
+        """Have the name mean nothing any more; what it was stays until it is collected. Idempotent."""
+        known = names.normal(name)
+        self.store.drop(known)
+        self._catalogue.disown(known)
 
     # -- in and out
 
@@ -136,11 +100,10 @@ class Images:
         """
         name = names.normal(reference)
         task = self._task(f"cannot import {name}")
-        async with self._working(task) as work:
-            if owned and self._hold is not None:
-                with self._guard:
-                    self._hold.own(name)
-            await self._threaded(
+        async with working(self.store, task) as work:
+            if owned:
+                self._catalogue.own(name)
+            await threaded(
                 task,
                 lambda: intake.take_layout(
                     self.store, work, folder, reference, name, origin or str(folder), self._clock, task
@@ -152,13 +115,13 @@ class Images:
         """As `import_layout`, of whatever is at this path: a layout, an archive of one, of Docker, or a root's tar."""
         name = names.normal(reference)
         task = self._task(f"cannot import {path}")
-        source = await self._threaded(task, lambda: transports.local(path, task))
+        source = await threaded(task, lambda: transports.local(path, task))
         if source.kind is transports.Kind.LAYOUT:
             return await self.import_layout(path, name)
         if source.kind is not transports.Kind.TAR:
             return await self._take(source, name, task)
-        async with self._working(task) as work:
-            await self._threaded(task, lambda: intake.take_tar(self.store, work, path, name, self._clock, task))
+        async with working(self.store, task) as work:
+            await threaded(task, lambda: intake.take_tar(self.store, work, path, name, self._clock, task))
             return self.resolve(name)
 
     async def pull(self, reference: str, name: str | None = None) -> ImageInfo:
@@ -222,14 +185,6 @@ class Images:
                 return None
         return stored.manifest.config
 
-    def forget(self, name: str) -> None:
-        """Have the name mean nothing any more; what it was stays until it is collected. Idempotent."""
-        known = names.normal(name)
-        self.store.drop(known)
-        if self._hold is not None:
-            with self._guard:
-                self._hold.disown(known)
-
     # -- layers alone
 
     def layer(self, digest: str) -> Layer | None:
@@ -237,23 +192,15 @@ class Images:
 
         It is held for an hour, as what is in use is held longer. Blocks.
         """
-        with self.store.sharing():
-            if self.store.facts(digest) is None:
-                return None
-            layer = self.store.layer(digest)
-            with self._guard:
-                self._asked[digest] = (self._clock.monotonic(), (layer,))
-                if self._hold is not None:
-                    self._hold.add([layer.path])
-        return layer
+        return self._catalogue.layer(digest)
 
     @contextlib.asynccontextmanager
     async def pack_layer(self, digest: str) -> AsyncIterator[Path]:
         """A file with the layer's archive, compressed, for as long as the context lasts. Raises errors.Unavailable."""
         task = self._task("cannot send a layer")
-        async with self._working(task) as work:
+        async with working(self.store, task) as work:
             path = work / "archive"
-            await self._threaded(task, lambda: outlet.pack_layer(self.store, digest, path, task))
+            await threaded(task, lambda: outlet.pack_layer(self.store, digest, path, task))
             yield path
 
     async def take_layer(self, digest: str, pieces: AsyncIterator[bytes]) -> Layer:
@@ -262,7 +209,7 @@ class Images:
         Raises errors.Invalid, errors.TooLarge.
         """
         task = self._task("cannot receive a layer")
-        async with self._working(task) as work:
+        async with working(self.store, task) as work:
             path = work / "archive"
             with path.open("xb") as file:
                 size = 0
@@ -270,8 +217,8 @@ class Images:
                     size += len(piece)
                     if size > task.limits.size:
                         raise errors.TooLarge(f"{task.what}: its archive is over {task.limits.size} bytes")
-                    await self._threaded(task, lambda piece=piece: file.write(piece))  # type: ignore[misc]
-            await self._threaded(task, lambda: intake.take_layer(self.store, work, path, digest, task))
+                    await threaded(task, lambda piece=piece: file.write(piece))  # type: ignore[misc]
+            await threaded(task, lambda: intake.take_layer(self.store, work, path, digest, task))
             found = await asyncio.to_thread(self.layer, digest)
         if found is None:
             raise errors.Internal(f"cannot receive layer {digest}: it went at once")
@@ -284,83 +231,21 @@ class Images:
 
         `used` is all that this server's rows and boxes are on; what was asked for lately is held as well.
         """
-        if self._hold is not None:
-            lately = self._clock.monotonic() - _LATELY_S
-            with self._guard:
-                self._asked = {key: asked for key, asked in self._asked.items() if asked[0] > lately}
-                recent = [layer for _, layers in self._asked.values() for layer in layers]
-                # What is held no more must be read, and with that held, again before it is used again.
-                self._known.clear()
-                self._hold.replace({layer.path for layer in (*used, *recent)})
+        self._catalogue.keep(used)
         return await asyncio.to_thread(collect, self.store, self._clock)
 
     def leave(self, used: Iterable[Layer]) -> None:
         """Hold no more than `used`, for a server that ends."""
-        if self._hold is not None:
-            with self._guard:
-                self._known.clear()
-                self._hold.replace({layer.path for layer in used})
+        self._catalogue.leave(used)
 
     # -- inside
 
-    def _find(self, wanted: str, depth: int = 0) -> ImageInfo | None:
-        meant = names.candidates(wanted)
-        other_words = [flavour for name in meant if (flavour := stock.flavour_of(name)) is not None]
-        for candidate in (*meant, *other_words):
-            found = self._look(candidate)
-            if isinstance(found, str):
-                target = self._find(found, depth + 1) if depth < _MOST_ALIASES else None
-                found = None if target is None else replace(target, name=candidate)
-            if found is not None:
-                return found
-        return None
-
-    def _look(self, name: str) -> ImageInfo | str | None:
-        """The image of exactly this name, or what the alias of this name stands for."""
-        try:
-            # A name's file is written once, to a new file: its identity tells whether this is the one that was read.
-            facts = self.store.name_file(name).stat()
-        except OSError:
-            return None
-        version = (facts.st_ino, facts.st_mtime_ns)
-        known = self._known.get(name)
-        if known is None or known[0] != version:
-            known = (version, self._read(name))
-            self._known[name] = known
-        return known[1]
-
-    def _read(self, name: str) -> ImageInfo | str | None:
-        with self.store.sharing():
-            if (target := self.store.target(name)) is not None:
-                return target
-            stored = self.store.current(name)
-            if stored is None:
-                return None
-            if lost := [layer.digest for layer in stored.layers if not layer.path.is_dir()]:
-                message = f"cannot use image {name}: its layer {lost[0]} is not on this host"
-                raise errors.Unavailable(message, remedy="see: corral image fsck")
-            if self._hold is not None:
-                self._hold.add(layer.path for layer in stored.layers)
-        manifest = stored.manifest
-        return ImageInfo(
-            name,
-            manifest.digest,
-            stored.layers,
-            manifest.env,
-            manifest.user,
-            workdir=manifest.workdir,
-            entrypoint=manifest.entrypoint,
-            cmd=manifest.cmd,
-            labels=manifest.labels,
-            exposed_ports=manifest.exposed_ports,
-        )
-
     async def _take(self, source: Source, name: str, task: Task) -> ImageInfo:
-        async with self._working(task) as work:
+        async with working(self.store, task) as work:
             folder = work / "layout"
             known = await asyncio.to_thread(self.store.archives)
             await transports.fetch(source, folder, self._registries, task, known)
-            await self._threaded(
+            await threaded(
                 task,
                 lambda: intake.take_layout(
                     self.store,
@@ -382,46 +267,9 @@ class Images:
         with self.store.sharing():
             stored = self.store.current(kept)
             if stored is None:
-                raise self._missing(name)
-            await self._threaded(task, lambda: put(self.store, stored, target, kept, task))
+                raise self._catalogue.missing(name)
+            await threaded(task, lambda: put(self.store, stored, target, kept, task))
 
     def _task(self, what: str) -> Task:
         sandbox.require_programs()
         return Task(what, self._limits, self._clock)
-
-    @contextlib.asynccontextmanager
-    async def _working(self, task: Task) -> AsyncIterator[Path]:
-        """A folder to work in; removed at the end, in a thread: it may be large."""
-        working = self.store.working()
-        folder = await asyncio.to_thread(working.__enter__)
-        try:
-            yield folder
-        finally:
-            task.stop()
-            await _settled(asyncio.ensure_future(asyncio.to_thread(working.__exit__, None, None, None)))
-
-    async def _threaded(self, task: Task, work: Callable[[], T]) -> T:
-        """Run in a thread. Cancelled, it is told to stop and waited for: it works in a folder that is removed then."""
-        running = asyncio.ensure_future(asyncio.to_thread(work))
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            task.stop()
-            with contextlib.suppress(errors.CorralError):
-                await _settled(running)
-            raise
-
-    def _missing(self, name: str, verb: str = "use") -> errors.NotFound:
-        there = ", ".join(self.names()) or "none"
-        flavour = stock.flavour_of(name) or name
-        hint = f"; build it with: corral image build {flavour}" if flavour in stock.FLAVOURS else ""
-        return errors.NotFound(f"cannot {verb} image {name!r}: it is not on this host (there: {there}){hint}")
-
-
-async def _settled(running: asyncio.Future[T]) -> T:
-    """Wait for a thread, which cannot be stopped half-way; a cancel is raised after its end, not before."""
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait({running})
-        raise
