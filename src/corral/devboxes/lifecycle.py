@@ -1,15 +1,16 @@
 """One look at one devbox: what is so, what is wished, and the next thing to do about it.
 
-Owns every transition that no caller asks for, and the making and removal of boxes. Level-triggered: a step looks at
-the row and at the host, not at what an earlier step did, so that it can be cancelled and repeated anywhere.
+Owns every transition that no caller asks for, and when a box is made, kept and removed; `provisioning` and
+`suspension` do the first two. Level-triggered: a step looks at the row and at the host, not at what an earlier step
+did, so that it can be cancelled and repeated anywhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -19,44 +20,25 @@ from corral.core.store.store import Store
 from corral.devboxes import deadlines, execution_rows, faults, launch, rows
 from corral.devboxes.followers import Followers
 from corral.devboxes.launch import Launch, Outcome
-from corral.devboxes.model import (
-    ENDED,
-    Desired,
-    Devbox,
-    Execution,
-    Inheritance,
-    KeepMemory,
-    Kept,
-    Memory,
-    Observed,
-    Reason,
-    copy_of,
-)
+from corral.devboxes.model import ENDED, Desired, Devbox, Execution, Observed, Reason
 from corral.devboxes.object_mounts import ObjectMounts
+from corral.devboxes.provisioning import Provisioning, Sources
+from corral.devboxes.suspension import Suspension
 from corral.devboxes.vitals import Vitals
 from corral.runtime.contract import (
     Box,
-    BoxExists,
     BoxGone,
-    BoxSpec,
     BoxStatus,
-    Copied,
     HostUnfit,
-    Layer,
     MemoryNotKept,
     NoSuchSnapshot,
     Runtime,
     RuntimeFailure,
-    SnapshotExists,
 )
 from corral.storage.service import Objects
 
 #: Between two looks at a copy that a box is to begin as.
 _COPY_PAUSE_S: Final = 0.03
-
-_MAX_HOSTNAME: Final = 63
-
-_NOT_WANTED: Final = "keep_memory is never"
 
 _TO_RUNNING: Final = rows.Step((Observed.RUNNING,))
 _AT_ONCE: Final = rows.Step((Observed.INITIALIZING, Observed.RUNNING))
@@ -66,40 +48,6 @@ _SUSPENDING: Final = frozenset({Observed.SUSPENDING})
 _RUNNING: Final = frozenset({Observed.RUNNING})
 _PROVISIONING: Final = frozenset({Observed.PROVISIONING})
 _INITIALIZING: Final = frozenset({Observed.INITIALIZING})
-
-
-class Source(Protocol):
-    """What a box begins as."""
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """From the lowest to the highest."""
-
-    @property
-    def env(self) -> Mapping[str, str]:
-        """Variables that every box of it gets, unless the devbox sets them."""
-
-    @property
-    def origin(self) -> str | None:
-        """The snapshot that its disk begins as."""
-
-    @property
-    def lent(self) -> tuple[Layer, ...]:
-        """Layers of other images that its processes can read."""
-
-    @property
-    def memory(self) -> Inheritance | None:
-        """What is kept there of another devbox's memory; None where nobody asked for it."""
-
-
-class Sources(Protocol):
-    """Where boxes come from."""
-
-    async def find(self, devbox: Devbox) -> Source | None:
-        """What the devbox's box begins as; None while that is being copied.
-
-        Raises errors.CorralError when it is not there, and will not be.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +82,10 @@ class Lifecycle:
         self._vitals = vitals
         self._clock = clock
         self._rules = rules
+        self._provisioning = Provisioning(runtime, clock=clock, limits=rules.limits, at_once=rules.starts_at_once)
+        self._suspension = Suspension(store, runtime)
         self._launch = Launch(store, runtime, followers, ObjectMounts(runtime, objects))
         self._log = log.get("devboxes.lifecycle")
-        self._starts = asyncio.Semaphore(rules.starts_at_once)
         self._stops = asyncio.Semaphore(rules.stops_at_once)
         self._troubles: dict[str, str] = {}
 
@@ -187,7 +136,7 @@ class Lifecycle:
         if box.status is BoxStatus.RUNNING and left > 0 and not await self._launch.before_suspend(devbox):
             return left
         try:
-            await self._keep_disk(devbox)
+            await self._suspension.keep(devbox)
         except BoxGone:
             return await self._mourn(devbox, None)
         except RuntimeFailure as problem:
@@ -196,34 +145,6 @@ class Lifecycle:
 
     async def _again(self, devbox: Devbox) -> Devbox:
         return await self._store.read(lambda connection: rows.find(connection, devbox.id)) or devbox
-
-    async def _keep_disk(self, devbox: Devbox) -> None:
-        """Keep its disk; its memory too where it wants that and it can be. Raises RuntimeFailure."""
-        wanted, message = devbox.request.keep_memory, _NOT_WANTED
-        copied = None
-        if wanted is not KeepMemory.NEVER:
-            try:
-                copied = await self._copy(self._runtime.checkpoint, devbox)
-            except MemoryNotKept as problem:
-                if wanted is KeepMemory.ALWAYS:
-                    raise
-                message = problem.message
-        with_memory = copied is not None
-        if copied is None:
-            copied = await self._copy(self._runtime.snapshot, devbox)
-        kept = Kept(copied.layers, copied.size)
-        memory = Memory(with_memory, "" if with_memory else message, copied.memory, devbox.launch)
-        await self._store.write(lambda connection: rows.keep(connection, devbox.id, kept, memory))
-
-    async def _copy(self, take: Callable[[str, str], Awaitable[Copied]], devbox: Devbox) -> Copied:
-        name = copy_of(devbox.id)
-        try:
-            return await take(devbox.id, name)
-        except SnapshotExists:
-            # Of a step that was cut off: the box has gone on since. Until there is another copy, none is promised.
-            await self._store.write(lambda connection: rows.keep(connection, devbox.id, None, None))
-            await self._runtime.forget_snapshot(name)
-            return await take(devbox.id, name)
 
     async def _fall_asleep(self, devbox: Devbox) -> float | None:
         async with self._stops:
@@ -237,7 +158,7 @@ class Lifecycle:
         """It cannot be suspended: it goes on running, and says why."""
         self._troubles.pop(devbox.id, None)
         # Also lets a box go on that stands still because its memory was kept.
-        await self._runtime.forget_snapshot(copy_of(devbox.id))
+        await self._suspension.forget(devbox.id)
         step = rows.Step((Observed.RUNNING,), message=f"not suspended: {message}", desired=Desired.RUNNING)
         running = await self._move(devbox, _SUSPENDING, step)
         self._log.warning("devbox not suspended", devbox=devbox.id, message=message)
@@ -252,35 +173,21 @@ class Lifecycle:
             return await self._end(devbox, Reason.START_FAILED, problem.message)
         if source is None:
             return _COPY_PAUSE_S
-        memory, wanted = devbox.memory, devbox.request.keep_memory
-        if (parents := source.memory) is not None:
-            memory, wanted = Memory(parents.kept, parents.message, parents.size, parents.launch), parents.wanted
         try:
-            async with self._starts:
-                try:
-                    box = await self._make_box(devbox, source, memory=memory is not None and memory.kept)
-                except MemoryNotKept as problem:
-                    if memory is None or wanted is KeepMemory.ALWAYS:
-                        raise
-                    self._log.warning("memory not brought back", devbox=devbox.id, message=problem.message)
-                    memory = replace(memory, kept=False, message=problem.message)
-                    box = await self._make_box(devbox, source, memory=False)
+            made = await self._provisioning.make(devbox, source)
         except (HostUnfit, NoSuchSnapshot, MemoryNotKept) as problem:
             return await self._end(devbox, Reason.START_FAILED, faults.to_error(problem).message)
         except RuntimeFailure as problem:
             self._troubles[devbox.id] = problem.message  # what the failure says if no later try succeeds in time
             raise
         self._troubles.pop(devbox.id, None)
-        if memory is not None and not box.restored:
-            memory = replace(memory, kept=False, launch=None)
-        empty = box.restored or launch.is_empty(devbox.request)
-        step = replace(_AT_ONCE if empty else _TO_INITIALIZING, memory=memory)
-        executions = parents.executions_of(devbox.id) if parents is not None and box.restored else {}
-        moved = await self._provisioned(devbox, step, executions)
+        empty = made.restored or launch.is_empty(devbox.request)
+        step = replace(_AT_ONCE if empty else _TO_INITIALIZING, memory=made.memory)
+        moved = await self._provisioned(devbox, step, made.executions)
         if moved is None:
             return None
         if devbox.kept is not None:
-            await self._runtime.forget_snapshot(copy_of(devbox.id))
+            await self._suspension.forget(devbox.id)
         return await (self._keep(moved) if empty else self._initialize(moved))
 
     async def _provisioned(self, devbox: Devbox, step: rows.Step, executions: Mapping[str, str]) -> Devbox | None:
@@ -297,33 +204,6 @@ class Lifecycle:
         for execution in copies:
             self._followers.take_up(devbox.account_id, execution)
         return moved
-
-    async def _make_box(self, devbox: Devbox, source: Source, *, memory: bool) -> Box:
-        """Make the box, or keep the one that was made for this row before a restart."""
-        request = devbox.request
-        spec = BoxSpec(
-            id=devbox.id,
-            layers=source.layers,
-            hostname=devbox.id.replace("_", "-").lower()[:_MAX_HOSTNAME],
-            limits=request.limits,
-            user=request.user,
-            env={**source.env, **request.env},
-            origin=source.origin,
-            nested=request.nested or request.docker_in_docker,
-            lent=source.lent,
-            memory=memory,
-            executions=source.memory.executions_of(devbox.id) if memory and source.memory is not None else {},
-        )
-        due = self._deadline(devbox)
-        async with asyncio.timeout(max(1.0, due.left_s) if due is not None else None):
-            try:
-                return await self._runtime.create(spec)
-            except BoxExists:
-                box = await self._inspect(devbox.id)
-                if box is not None and box.status is BoxStatus.RUNNING:
-                    return box
-                await self._runtime.destroy(devbox.id)
-                return await self._runtime.create(spec)
 
     async def _initialize(self, devbox: Devbox) -> float | None:
         progress = await self._launch.step(devbox)
@@ -391,7 +271,7 @@ class Lifecycle:
     async def _remove(self, devbox_id: str) -> float | None:
         async with self._stops:
             await self._runtime.destroy(devbox_id)
-        await self._runtime.forget_snapshot(copy_of(devbox_id))
+        await self._suspension.forget(devbox_id)
         self._troubles.pop(devbox_id, None)
         self._vitals.forget(devbox_id)
         await self._followers.abandon(devbox_id)
