@@ -27,17 +27,6 @@ def make(
     settings, clock, images = base.settings, base.clock, machine.images
     workshop = Workshop(machine.runtime, boxes.devboxes, boxes.executions, clock=clock, terms=_terms(base))
     scratch = settings.data / "builds"
-    controller = BuildController(
-        base.store,
-        base.feed,
-        workshop,
-        Furnisher(workshop, boxes.files, images, contexts, scratch / "in"),
-        Harvester(boxes.files, images, scratch / "out"),
-        Disks(base.store, boxes.devboxes, copies.snapshots, workshop, clock=clock, most=settings.build_cache_limit),
-        clock=clock,
-        at_once=settings.builds_at_once,
-        scratch=scratch,
-    )
     builds = Builds(
         base.store,
         base.feed,
@@ -47,6 +36,18 @@ def make(
         clock=clock,
         ids=base.ids,
         most_context=settings.build_context_limit,
+    )
+    controller = BuildController(
+        base.store,
+        base.feed,
+        workshop,
+        Furnisher(workshop, boxes.files, images, contexts, scratch / "in"),
+        Harvester(boxes.files, images, scratch / "out"),
+        Disks(base.store, boxes.devboxes, copies.snapshots, workshop, clock=clock, most=settings.build_cache_limit),
+        builds.look_again,
+        clock=clock,
+        at_once=settings.builds_at_once,
+        scratch=scratch,
     )
     return builds, controller
 

@@ -93,6 +93,10 @@ class NoImages:
         """Whatever it is called."""
         return _NoLayers(name or "")
 
+    async def obtain(self, name: str) -> _NoLayers:
+        """Whatever it is called."""
+        return _NoLayers(name)
+
     async def export_layout(self, name: str, _folder: Path) -> None:
         """There is nothing to give."""
         raise errors.NotOffered(f"cannot export image {name}: the fake runtime has none")

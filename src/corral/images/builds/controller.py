@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -55,17 +56,21 @@ class BuildController:
         furnisher: Furnisher,
         harvester: Harvester,
         disks: Disks,
+        look_again: Callable[[Job], Awaitable[bool]],
         *,
         clock: Clock,
         at_once: int,
         scratch: Path,
     ) -> None:
-        """`scratch` is a folder of the host for what goes into devboxes and comes out; it is this controller's."""
+        """`look_again` says whether a build is upon other images from now on. `scratch` is a folder of the host for
+        what goes into devboxes and comes out; it is this controller's.
+        """
         self._store = store
         self._workshop = workshop
         self._furnisher = furnisher
         self._harvester = harvester
         self._disks = disks
+        self._look_again = look_again
         self._clock = clock
         self._at_once = at_once
         self._scratch = scratch
@@ -130,6 +135,8 @@ class BuildController:
         """Ask for its devbox, which begins as the disk of an earlier build if one is kept."""
         if await self._store.read(rows.under_way) >= self._at_once:
             return None  # the end of another one will tell
+        if await self._look_again(job):
+            return 0
         latest = await self._disks.latest(job.build.account_id) if job.attempt == 1 else None
         begun = False
 

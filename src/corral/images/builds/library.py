@@ -35,6 +35,9 @@ class Library(Protocol):
     def resolve(self, name: str | None = None) -> Image:
         """The image of this name. Raises errors.NotFound."""
 
+    async def obtain(self, name: str) -> Image:
+        """As `resolve`, but one that is not here is asked of its registry first. Raises errors.CorralError."""
+
     def names(self) -> list[str]:
         """Names that `resolve` knows now."""
 

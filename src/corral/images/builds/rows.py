@@ -72,6 +72,21 @@ def insert(
     return build_from_row(values)
 
 
+def rebase(connection: sa.Connection, build_id: str, bases: Sequence[Named], key: str) -> bool:
+    """Have a build that waits be upon these; False when it is already, or does not wait any more.
+
+    It keeps its key where another one has the new one already: what comes out of both is the same.
+    """
+    told = [[base.written, base.image, base.digest] for base in bases]
+    waits = sa.select(_C.account_id, _C.bases).where(_C.id == build_id, _C.status == BuildStatus.QUEUED.value)
+    row = connection.execute(waits).first()
+    if row is None or row.bases == told:
+        return False
+    taken = find_open(connection, row.account_id, key) is not None
+    connection.execute(BUILDS.update().where(_C.id == build_id), {"bases": told} | ({} if taken else {"key": key}))
+    return True
+
+
 def find_open(connection: sa.Connection, account_id: str, key: str) -> Build | None:
     """The build that a request of this key is, unless it must be built anew."""
     query = sa.select(BUILDS).where(_C.account_id == account_id, _C.key == key, _C.open)

@@ -15,14 +15,16 @@ from typing import Final, Protocol
 
 import sqlalchemy as sa
 
-from corral.core import errors, events
+from corral.core import errors, events, log
 from corral.core.clock import Clock
 from corral.core.ids import Ids
 from corral.core.store.store import Store
 from corral.images import stock
-from corral.images.builds import dockerfile, harvest, log, rows
+from corral.images.builds import dockerfile, harvest, rows
+from corral.images.builds import log as logs
 from corral.images.builds.library import Library
 from corral.images.builds.model import ENDED, Build, BuildLine, BuildPlan
+from corral.images.builds.tables import Job
 from corral.images.builds.workshop import PARTS, Workshop
 
 Lines = list[BuildLine]
@@ -91,6 +93,7 @@ class Builds:
         self._ids = ids
 
         self._most_context = most_context
+        self._log = log.get("images.builds")
 
     def request(self, connection: sa.Connection, plan: BuildPlan) -> Build:
         """In the caller's transaction: the build of this plan, a new one or one that was requested before.
@@ -111,6 +114,24 @@ class Builds:
             found = rows.insert(connection, self._ids.new("bld"), plan, key, named, self._clock.now_ms())
         rows.use(connection, found.id, plan.wanted_by)
         return found
+
+    async def look_again(self, job: Job) -> bool:
+        """Ask registries for what stock images stand for in its Dockerfile; whether it is upon others from now on."""
+        stood_for = [name for name, (image, _) in job.bases.items() if image == stock.flavour_of(name)]
+        for name in stood_for:
+            try:
+                await self._library.obtain(name)
+            except errors.CorralError as problem:
+                self._log.warning("base not pulled", build=job.build.id, error=problem.message)
+        if not stood_for:
+            return False
+
+        def change(connection: sa.Connection) -> bool:
+            named = self._named(connection, job.plan)
+            builder = self._library.resolve(self._workshop.terms.builder)
+            return rows.rebase(connection, job.build.id, named, _key(job.plan, named, builder.digest))
+
+        return await self._store.write(change)
 
     def release(self, connection: sa.Connection, account_id: str, build_id: str, wanted_by: str) -> None:
         """In the caller's transaction: `wanted_by` does not need the image any more.
@@ -146,7 +167,7 @@ class Builds:
         job = await self._store.read(lambda connection: rows.get(connection, account_id, build_id))
         if job.build.status in ENDED:
             packed = await self._store.read(lambda connection: rows.packed_log(connection, build_id))
-            found = await asyncio.to_thread(log.unpack, packed) if packed is not None else []
+            found = await asyncio.to_thread(logs.unpack, packed) if packed is not None else []
         else:
             found = await self._workshop.lines(job)
         return found[after:]
