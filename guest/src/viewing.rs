@@ -15,7 +15,8 @@ use crate::timers::Timer;
 /// Bytes that wait for a viewer before it holds its stream back, and to which it must get down again.
 const HIGH: usize = 256 << 10;
 const LOW: usize = 128 << 10;
-const PATIENCE: Duration = Duration::from_secs(1);
+/// A line that loses a packet stands still for a second or two.
+const PATIENCE: Duration = Duration::from_secs(3);
 const VIEWERS_MAX: usize = 32;
 
 impl Guest {

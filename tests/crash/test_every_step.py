@@ -259,14 +259,15 @@ VERBS: Final[dict[str, tuple[Callable[[Stage], None], bool]]] = {
 }
 
 
-#: Where it has lost something once.
+#: Where it has lost something once, and what no other verb does.
 ALWAYS: Final = {
     "suspend": "BtrfsPool.delete after",
     "fork": "GuestClient.claim before",
     "fork-with-memory": "GuestClient.wake after",
+    "fork-asleep": "Memories.share after",
 }
 #: Whose other steps are those of another verb too.
-SHARED: Final = frozenset({"fork"})
+SHARED: Final = frozenset({"fork", "fork-asleep"})
 
 
 def chosen(name: str, steps: list[str]) -> list[int]:
