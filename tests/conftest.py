@@ -5,8 +5,10 @@ With CI set, a test that is skipped fails unless tests/expected_skips.txt names 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,17 +56,23 @@ def _no_images_are_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     """Remove what servers of this session's folders hold of the host's images, and what they built."""
     yield
     store = ImageStore(Path(os.environ.get("CORRAL_IMAGES") or Settings().images))
-    ended = [held for path in holds.files(store) if _is_of(held := holds.read(path), tmp_path_factory)]
-    for held in ended:
-        for name in held.names:
-            store.drop(name)
-        held.path.unlink()
-    if ended:
+    ended = [_let_go(store, path, tmp_path_factory.getbasetemp()) for path in holds.files(store)]
+    if any(ended):
         collect(store, SystemClock())
 
 
-def _is_of(held: holds.Held, factory: pytest.TempPathFactory) -> bool:
-    return held.data.is_relative_to(factory.getbasetemp())
+def _let_go(store: ImageStore, path: Path, base: Path) -> bool:
+    """Whether the hold was of a server of this session, or of one whose temporary folder is gone."""
+    # Whoever collects reads all holds; another session may let go of this one at this moment.
+    with store.sharing(), contextlib.suppress(FileNotFoundError):
+        held = holds.read(path)
+        gone = held.data.is_relative_to(tempfile.gettempdir()) and not held.data.exists()
+        if gone or held.data.is_relative_to(base):
+            for name in held.names:
+                store.drop(name)
+            path.unlink()
+            return True
+    return False
 
 
 def _no_image() -> str:
