@@ -183,7 +183,7 @@ impl Guest {
             }
             Timer::Files => {
                 self.files.turn();
-                if self.files.wait() {
+                if self.files.any_waits() {
                     self.timers.after(files::TURN, Timer::Files);
                 }
             }

@@ -149,12 +149,12 @@ impl Guest {
         let account = users::find(user.as_deref(), self.identity.user.as_ref())?;
         let Some(conn) = self.conns.get(key) else { return Ok(()) };
         let socket: OwnedFd = conn.io.duplicate().map_err(|errno| Failure::own(errno, "dup"))?;
-        let waited = self.files.wait();
+        let waited = self.files.any_waits();
         self.files.take(socket, account, job)?;
-        if self.files.wait() && !waited {
+        if self.files.any_waits() && !waited {
             self.timers.after(files::TURN, Timer::Files);
         }
-        // The thread has the connection now.
+        // The call has the connection now.
         if let Some(conn) = self.conns.get_mut(key) {
             conn.role = Role::Answered;
         }

@@ -91,7 +91,7 @@ impl Jobs {
     }
 
     /// Whether any call waits for a turn.
-    pub fn wait(&self) -> bool {
+    pub fn any_waits(&self) -> bool {
         !self.waiting.is_empty()
     }
 
