@@ -1,17 +1,27 @@
-"""The owner of tasks that outlive the call that starts them.
+"""Tasks that outlive the call that starts them, and work that outlives a cancel of it.
 
-Owns them until they end: `close` cancels and awaits what still runs. Must not restart anything.
+`TaskOwner` owns the former until they end: `close` cancels and awaits what still runs. Must not restart anything.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
 from corral.core import errors, log
 
 T = TypeVar("T")
+
+
+async def settled(work: Awaitable[T]) -> T:
+    """Wait for work that cannot be stopped half-way (a thread); a cancel is raised after its end, not before."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 class TaskOwner:

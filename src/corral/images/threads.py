@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from corral.core import errors
+from corral.core.tasks import settled
 from corral.images.archives.model import Task
 from corral.images.store import ImageStore
 
@@ -28,7 +29,7 @@ async def working(store: ImageStore, task: Task) -> AsyncIterator[Path]:
         yield folder
     finally:
         task.stop()
-        await _settled(asyncio.ensure_future(asyncio.to_thread(context.__exit__, None, None, None)))
+        await settled(asyncio.to_thread(context.__exit__, None, None, None))
 
 
 async def threaded(task: Task, work: Callable[[], T]) -> T:
@@ -39,14 +40,5 @@ async def threaded(task: Task, work: Callable[[], T]) -> T:
     except asyncio.CancelledError:
         task.stop()
         with contextlib.suppress(errors.CorralError):
-            await _settled(running)
-        raise
-
-
-async def _settled(running: asyncio.Future[T]) -> T:
-    """Wait for a thread, which cannot be stopped half-way; a cancel is raised after its end, not before."""
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait({running})
+            await settled(running)
         raise

@@ -9,9 +9,9 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from corral.core.tasks import settled
 from corral.runtime.contract import MemoryNotKept
 from corral.runtime.oci import criu, wire
-from corral.runtime.oci.faults import settled
 
 if TYPE_CHECKING:
     from corral.runtime.oci.host import Host

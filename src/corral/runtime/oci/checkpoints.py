@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from corral.core.tasks import settled
 from corral.runtime.contract import GIB, MIB, BoxSpec, Copied, HostExhausted, MemoryNotKept, RuntimeFailure
 from corral.runtime.linux import randomness
 from corral.runtime.network.namespace import SlotWish
 from corral.runtime.oci import config, criu, imagefiles, memories, record, restoring
 from corral.runtime.oci.calling import Caller
-from corral.runtime.oci.faults import settled
 from corral.runtime.rootfs import steps
 from corral.runtime.spool import copy_start
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from corral.core import log
 from corral.core.clock import Clock, SystemClock
+from corral.core.tasks import settled
 from corral.runtime import spool as spools
 from corral.runtime.contract import (
     Box,
@@ -39,7 +40,6 @@ from corral.runtime.linux import processes
 from corral.runtime.oci import record
 from corral.runtime.oci.dormancy import Dormancy
 from corral.runtime.oci.executions import Executions
-from corral.runtime.oci.faults import settled
 from corral.runtime.oci.guests import Guests
 from corral.runtime.oci.host import Host
 from corral.runtime.oci.parking import Parking

@@ -1,11 +1,9 @@
-"""Which failure of the contract a refusal of the host is, and waiting for work that cannot be stopped half-way."""
+"""Which failure of the contract a refusal of the host is."""
 
 from __future__ import annotations
 
-import asyncio
 import errno
-from collections.abc import Awaitable
-from typing import Final, TypeVar
+from typing import Final
 
 from corral.runtime.contract import BoxExists, HostExhausted, HostUnfit
 
@@ -13,18 +11,6 @@ from corral.runtime.contract import BoxExists, HostExhausted, HostUnfit
 EXHAUSTED: Final = frozenset(
     {errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EDQUOT, errno.EUSERS}
 )
-
-T = TypeVar("T")
-
-
-async def settled(work: Awaitable[T]) -> T:
-    """Wait for work that cannot be stopped half-way (a thread); a cancel is raised after its end, not before."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
 
 
 def ended_at_once(box_id: str) -> HostUnfit:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from corral.core.clock import Clock
+from corral.core.tasks import settled
 from corral.runtime.contract import (
     Box,
     BoxGone,
@@ -26,7 +27,7 @@ from corral.runtime.contract import (
 from corral.runtime.linux import uts
 from corral.runtime.oci import measuring, probe, record, slots
 from corral.runtime.oci.checkpoints import Checkpoints
-from corral.runtime.oci.faults import ended_at_once, exists, settled
+from corral.runtime.oci.faults import ended_at_once, exists
 from corral.runtime.oci.launching import LauncherClient
 from corral.runtime.oci.making import Maker
 from corral.runtime.oci.memories import Memories

@@ -13,10 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from corral.core.tasks import settled
 from corral.runtime.contract import STORES, BoxSpec, HostUnfit
 from corral.runtime.network.namespace import SlotWish
 from corral.runtime.oci import config, hostfiles, record, removal, slots, wire
-from corral.runtime.oci.faults import ended_at_once, exists, refused, settled
+from corral.runtime.oci.faults import ended_at_once, exists, refused
 from corral.runtime.oci.launching import LauncherClient
 from corral.runtime.oci.record import Living
 from corral.runtime.oci.shared import Shared

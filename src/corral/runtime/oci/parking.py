@@ -13,6 +13,7 @@ from typing import Final
 
 from corral.core import log
 from corral.core.clock import Clock
+from corral.core.tasks import settled
 from corral.runtime import spool as spools
 from corral.runtime.contract import (
     BoxExhausted,
@@ -27,7 +28,6 @@ from corral.runtime.contract import (
 from corral.runtime.guest import GuestClient
 from corral.runtime.oci.dormancy import Dormancy
 from corral.runtime.oci.executions import Executions
-from corral.runtime.oci.faults import settled
 from corral.runtime.oci.guests import Guests
 from corral.runtime.oci.host import Host
 from corral.runtime.oci.listening import listen_in

@@ -12,9 +12,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import TypeVar
 
 from corral.core.clock import Clock
+from corral.core.tasks import settled
 from corral.runtime.cgroup.layout import Layout
 from corral.runtime.contract import BoxGone, Copied, NoSuchSnapshot, SnapshotExists, SnapshotForm
-from corral.runtime.oci.faults import refused, settled
+from corral.runtime.oci.faults import refused
 from corral.runtime.oci.record import Record
 from corral.runtime.oci.settings import Places
 from corral.runtime.rootfs import transfer

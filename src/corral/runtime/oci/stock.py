@@ -15,9 +15,9 @@ from typing import Final
 from corral.core import log
 from corral.core.clock import Clock
 from corral.core.ids import Ids
+from corral.core.tasks import settled
 from corral.runtime.contract import BoxSpec, Layer, Limits, RuntimeFailure
 from corral.runtime.linux.meminfo import available_share
-from corral.runtime.oci.faults import settled
 from corral.runtime.oci.host import Host
 from corral.runtime.oci.record import Living
 
