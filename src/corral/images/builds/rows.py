@@ -52,7 +52,7 @@ def insert(
         "open": True,
         "status": BuildStatus.QUEUED.value,
         "plan": plan_to_json(plan),
-        "bases": [[base.written, base.image, base.digest] for base in bases],
+        "bases": _told(bases),
         "known": [],
         "attempt": 1,
         "devbox_id": None,
@@ -73,18 +73,23 @@ def insert(
 
 
 def rebase(connection: sa.Connection, build_id: str, bases: Sequence[Named], key: str) -> bool:
-    """Have a build that waits be upon these; False when it is already, or does not wait any more.
+    """Have a build that waits be upon these; False when it does not wait any more.
 
     It keeps its key where another one has the new one already: what comes out of both is the same.
     """
-    told = [[base.written, base.image, base.digest] for base in bases]
-    waits = sa.select(_C.account_id, _C.bases).where(_C.id == build_id, _C.status == BuildStatus.QUEUED.value)
-    row = connection.execute(waits).first()
-    if row is None or row.bases == told:
+    waits = sa.select(_C.account_id).where(_C.id == build_id, _C.status == BuildStatus.QUEUED.value)
+    account_id = connection.execute(waits).scalar()
+    if account_id is None:
         return False
-    taken = find_open(connection, row.account_id, key) is not None
-    connection.execute(BUILDS.update().where(_C.id == build_id), {"bases": told} | ({} if taken else {"key": key}))
+    changes: dict[str, Any] = {"bases": _told(bases)}
+    if find_open(connection, account_id, key) is None:
+        changes["key"] = key
+    connection.execute(BUILDS.update().where(_C.id == build_id), changes)
     return True
+
+
+def _told(bases: Sequence[Named]) -> list[list[str]]:
+    return [[base.written, base.image, base.digest] for base in bases]
 
 
 def find_open(connection: sa.Connection, account_id: str, key: str) -> Build | None:

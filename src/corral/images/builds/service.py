@@ -117,21 +117,12 @@ class Builds:
 
     async def look_again(self, job: Job) -> bool:
         """Ask registries for what stock images stand for in its Dockerfile; whether it is upon others from now on."""
-        stood_for = [name for name, (image, _) in job.bases.items() if image == stock.flavour_of(name)]
-        for name in stood_for:
-            try:
-                await self._library.obtain(name)
-            except errors.CorralError as problem:
-                self._log.warning("base not pulled", build=job.build.id, error=problem.message)
-        if not stood_for:
+        before = [rows.Named(name, image, digest) for name, (image, digest) in job.bases.items()]
+        named = [await self._stood_for(job, base) for base in before]
+        if named == before:
             return False
-
-        def change(connection: sa.Connection) -> bool:
-            named = self._named(connection, job.plan)
-            builder = self._library.resolve(self._workshop.terms.builder)
-            return rows.rebase(connection, job.build.id, named, _key(job.plan, named, builder.digest))
-
-        return await self._store.write(change)
+        key = _key(job.plan, named, self._library.resolve(self._workshop.terms.builder).digest)
+        return await self._store.write(lambda connection: rows.rebase(connection, job.build.id, named, key))
 
     def release(self, connection: sa.Connection, account_id: str, build_id: str, wanted_by: str) -> None:
         """In the caller's transaction: `wanted_by` does not need the image any more.
@@ -185,6 +176,17 @@ class Builds:
             )
         if bad := [name for name in plan.files if not name.isascii() or not name.replace("-", "").isalnum()]:
             raise errors.Invalid(f"cannot build an image: {bad[0]!r} is no name of letters, digits and hyphens")
+
+    async def _stood_for(self, job: Job, base: rows.Named) -> rows.Named:
+        """What its registry has, where a stock image stands for that; else, and where none answers, the same."""
+        if base.image != stock.flavour_of(base.written):
+            return base
+        try:
+            found = await self._library.obtain(base.written)
+        except errors.CorralError as problem:
+            self._log.warning("base not pulled", build=job.build.id, error=problem.message)
+            return base
+        return rows.Named(base.written, found.name, found.digest)
 
     def _is_here(self, image: str) -> bool:
         try:
