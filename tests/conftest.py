@@ -68,9 +68,7 @@ def _let_go(store: ImageStore, path: Path, base: Path) -> bool:
         held = holds.read(path)
         gone = held.data.is_relative_to(tempfile.gettempdir()) and not held.data.exists()
         if gone or held.data.is_relative_to(base):
-            for name in held.names:
-                store.drop(name)
-            path.unlink()
+            holds.end(store, held)
             return True
     return False
 

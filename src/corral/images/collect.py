@@ -58,9 +58,7 @@ def _needed(store: ImageStore, clock: Clock) -> set[Path]:
         for path in holds.files(store):
             held = holds.read(path)
             if held.lapsed(clock):
-                for name in held.names:
-                    store.drop(name)
-                held.path.unlink()
+                holds.end(store, held)
             else:
                 found |= held.layers
         for name in store.names():

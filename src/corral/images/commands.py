@@ -144,10 +144,10 @@ def list_images(
     """
     with told():
         store = ImageStore(images)
-        aliases = {name: target for name in store.names() if (target := store.target(name)) is not None}
-        owned = set() if every else holds.owned(store)
-        named = [name for name in store.names() if name not in aliases and name not in owned]
-        found = [stored for name in named if (stored := store.current(name))]
+        there = store.names()
+        aliases = {name: target for name in there if (target := store.target(name)) is not None}
+        owned = set() if every else holds.owned(store).intersection(there)
+        found = [stored for name in there if name not in owned | aliases.keys() and (stored := store.current(name))]
     if as_json:
         described = [{"name": name, "alias_of": target} for name, target in aliases.items()]
         typer.echo(json.dumps([*map(facts, found), *described]))

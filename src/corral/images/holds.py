@@ -93,6 +93,13 @@ def files(store: ImageStore) -> list[Path]:
     return sorted(folder.glob("[!.]*")) if folder.is_dir() else []
 
 
+def end(store: ImageStore, held: Held) -> None:
+    """Have a server that is gone hold nothing: what it named alone means nothing any more."""
+    for name in held.names:
+        store.drop(name)
+    held.path.unlink()
+
+
 def owned(store: ImageStore) -> set[str]:
     """Names that are one server's alone. Raises errors.Unavailable when a hold cannot be read."""
     found: set[str] = set()
