@@ -73,14 +73,21 @@ async def test_the_same_command_id_is_the_same_execution(stand: Stand) -> None:
 @pytest.mark.parametrize("route", ["execute_async", "execute_sync"])
 async def test_a_repeat_with_the_same_request_id_does_not_run_the_command_again(stand: Stand, route: str) -> None:
     devbox_id = await stand.devbox()
-    headers = {"x-request-id": "stainless-python-retry-1"}
-    for _ in range(3):
-        body = {"command": "echo once >> log; cat log"}
+
+    async def ask(request_id: str) -> None:
+        headers = {"x-request-id": request_id}
+        body = {"command": "echo once >> log"}
         answer = await stand.client.post(f"/v1/devboxes/{devbox_id}/{route}", json=body, headers=headers)
         assert answer.status_code == 200
+        if route == "execute_sync":
+            return  # has ended
+        path = f"/v1/devboxes/{devbox_id}/executions/{answer.json()['execution_id']}/wait_for_status"
+        assert (await stand.client.post(path, json={"statuses": ["completed"]})).status_code == 200
+
+    for _ in range(3):
+        await ask("stainless-python-retry-1")
     assert (await stand.run(devbox_id, "wc -l < log"))["stdout"].strip() == "1"
-    another = {"x-request-id": "stainless-python-retry-2"}
-    await stand.client.post(f"/v1/devboxes/{devbox_id}/{route}", json={"command": "echo once >> log"}, headers=another)
+    await ask("stainless-python-retry-2")
     assert (await stand.run(devbox_id, "wc -l < log"))["stdout"].strip() == "2"
 
 
