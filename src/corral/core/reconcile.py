@@ -1,4 +1,4 @@
-"""One level-triggered loop: a key is looked at until what is so is what is wanted.
+"""One level-triggered loop: a key is looked at until what is so is what is wanted. And rounds, which look at all keys.
 
 Owns the work queue, its timers, its retries and the tasks of all steps. Must not know what a key stands for.
 """
@@ -20,6 +20,9 @@ Step = Callable[[str], Awaitable[float | None]]
 
 _FIRST_RETRY_S: Final = 0.2
 _LAST_RETRY_S: Final = 30.0
+
+#: A round rests for this many times as long as it took: with thousands of keys it comes less often.
+_REST: Final = 10
 
 #: Stale timers that are kept beside as many as there are live ones twice over, before all are sifted.
 _STALE: Final = 1000
@@ -95,9 +98,7 @@ class Reconciler:
             delay = None
         except Exception as error:  # noqa: BLE001 - the fallback is the retry
             delay = self._retry_delay(key)
-            # A defect shows where it is; an outcome that was foreseen has a message that says enough.
-            trace = None if hasattr(error, "message") else error
-            self._log.warning("step failed", key=key, error=str(error) or repr(error), retry_s=delay, exc_info=trace)
+            self._log.warning("step failed", key=key, retry_s=delay, **_said(error))
         finally:
             self._interrupted.discard(key)
             del self._running[key]
@@ -147,3 +148,26 @@ class Reconciler:
             for one in waits:
                 one.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def rounds(
+    work: Callable[[], Awaitable[None]], *, every_s: float, clock: Clock, part: str, first_s: float = 0.0
+) -> None:
+    """Do `work` after `first_s` seconds and again `every_s` after each end, until cancelled.
+
+    A round that raises is logged, and the next one comes as if it had not. One that took over a tenth of `every_s` is
+    followed by a rest of ten times as long.
+    """
+    await clock.sleep(first_s)
+    while True:
+        start = clock.monotonic()
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - the fallback is the next round
+            log.get(part).warning("round failed", retry_s=every_s, **_said(error))
+        await clock.sleep(max(every_s, _REST * (clock.monotonic() - start)))
+
+
+def _said(error: Exception) -> dict[str, Any]:
+    """A defect shows where it is; an outcome that was foreseen has a message that says enough."""
+    return {"error": str(error) or repr(error), "exc_info": None if hasattr(error, "message") else error}

@@ -6,13 +6,12 @@ Owns the reconcile loop of devboxes and its rounds. Must not decide what is done
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
 from corral.core import errors, events, log
 from corral.core.clock import Clock
-from corral.core.reconcile import Reconciler
+from corral.core.reconcile import Reconciler, rounds
 from corral.core.store.store import Store
 from corral.devboxes import rows
 from corral.devboxes.alerts import Alerts
@@ -27,9 +26,6 @@ _SWEEP_S: Final = 600.0
 
 #: Seconds between two looks at the host while the server stops.
 _LOOK_S: Final = 0.05
-
-#: A round rests for this many times as long as it took: with thousands of boxes it comes less often.
-_REST: Final = 10
 
 _POKES: Final = frozenset({"devbox.provisioning", "devbox.suspending", "devbox.shutdown", "devbox.failure"})
 
@@ -72,9 +68,10 @@ class Controller:
             group.create_task(self._keys.run(), name="reconcile devboxes")
             group.create_task(self._hear_deaths(), name="hear of deaths")
             group.create_task(self._pulse.run(), name="ask guests")
-            group.create_task(self._every(self._resync_s, self.resync), name="compare rows and boxes")
-            group.create_task(self._every(self._alerts_s, self._alerts.look), name="read the use of limits")
-            group.create_task(self._every(_SWEEP_S, self.sweep), name="forget old output")
+            every = partial(rounds, clock=self._clock, part="devboxes.controller")
+            group.create_task(every(self.resync, every_s=self._resync_s), name="compare rows and boxes")
+            group.create_task(every(self._alerts.look, every_s=self._alerts_s), name="read the use of limits")
+            group.create_task(every(self.sweep, every_s=_SWEEP_S), name="forget old output")
 
     async def resync(self) -> None:
         """Compare all rows with all boxes, and look at each devbox for which they do not agree.
@@ -133,13 +130,3 @@ class Controller:
     async def _hear_deaths(self) -> None:
         async for box in self._runtime.deaths():
             self._keys.poke(box.id)
-
-    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            start = self._clock.monotonic()
-            try:
-                await work()
-            except Exception as problem:  # noqa: BLE001 - the fallback is the next round
-                trace = None if isinstance(problem, RuntimeFailure | errors.CorralError) else problem
-                self._log.warning("round failed", error=str(problem), retry_s=seconds, exc_info=trace)
-            await self._clock.sleep(max(seconds, _REST * (self._clock.monotonic() - start)))

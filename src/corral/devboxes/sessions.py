@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from corral.core import errors, log
 from corral.core.clock import Clock
+from corral.core.reconcile import rounds
 from corral.devboxes import execution_rows, rows
 from corral.devboxes.execution_rows import Wish
 from corral.devboxes.executions import Executions
@@ -166,9 +167,8 @@ class Sessions:
 
     async def run(self) -> None:
         """End sessions to which nobody has been attached for `idle_s` seconds. Runs until it is cancelled."""
-        while True:
-            await self._clock.sleep(min(_LOOK_S, self.idle_s / 4))
-            await self.end_idle()
+        look_s = min(_LOOK_S, self.idle_s / 4)
+        await rounds(self.end_idle, every_s=look_s, clock=self._clock, part="devboxes.sessions")
 
     async def end_idle(self) -> None:
         """One look. After a restart of the server a session counts as used when it is first looked at."""

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from corral.core import errors, events, log
 from corral.core.clock import Clock
 from corral.core.ids import Ids
-from corral.core.reconcile import Reconciler
+from corral.core.reconcile import Reconciler, rounds
 from corral.core.store.store import Store
 from corral.devboxes.service import Devboxes
 from corral.images import remote_rows as copies
@@ -82,7 +82,8 @@ class RemoteController:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keys.run(), name="reconcile remote copies")
-            group.create_task(self._look_always(), name="look at remote copies")
+            looks = rounds(self.look, every_s=_LOOK_S, clock=self._clock, part="images.remote")
+            group.create_task(looks, name="look at remote copies")
 
     async def look(self) -> None:
         """Begin the copies that are due, end those whose time is over, and look at all that is to be done."""
@@ -252,11 +253,3 @@ class RemoteController:
         await self._store.write(lambda connection: copies.forgotten(connection, copy.id))
         if copy.parent_id is not None:
             self._keys.poke(copy.parent_id)
-
-    async def _look_always(self) -> None:
-        while True:
-            try:
-                await self.look()
-            except (RuntimeFailure, errors.CorralError) as problem:
-                self._log.warning("round failed", error=problem.message)
-            await self._clock.sleep(_LOOK_S)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from corral.core import errors, events, log
 from corral.core.clock import Clock
-from corral.core.reconcile import Reconciler
+from corral.core.reconcile import Reconciler, rounds
 from corral.core.store.store import Store
 from corral.devboxes.model import KeepMemory, copy_of
 from corral.devboxes.service import Devboxes
@@ -66,7 +66,8 @@ class SnapshotController:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keys.run(), name="reconcile snapshots")
-            group.create_task(self._resync_always(), name="compare snapshots")
+            looks = rounds(self.resync, every_s=_RESYNC_S, clock=self._clock, part="images.snapshots")
+            group.create_task(looks, name="compare snapshots")
 
     async def layers(self) -> set[Layer]:
         """Layers that snapshots and suspended devboxes are over."""
@@ -178,11 +179,3 @@ class SnapshotController:
             else:
                 return Copied(kept.size, 0.0, kept.layers)
         return await self._runtime.snapshot(devbox_id, snapshot.id)
-
-    async def _resync_always(self) -> None:
-        while True:
-            try:
-                await self.resync()
-            except (RuntimeFailure, errors.CorralError) as problem:
-                self._log.warning("round failed", error=problem.message)
-            await self._clock.sleep(_RESYNC_S)

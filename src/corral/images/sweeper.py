@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Protocol
 
-from corral.core import errors, log
+from corral.core import log
 from corral.core.clock import Clock
+from corral.core.reconcile import rounds
 from corral.images.service import Images
-from corral.runtime.contract import Layer, RuntimeFailure
+from corral.runtime.contract import Layer
 
 #: Seconds between two rounds: what nobody needs takes disk and nothing else.
 _EVERY_S: Final = 3600.0
@@ -40,12 +41,7 @@ class LayerSweeper:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        while True:
-            await self._clock.sleep(_EVERY_S)
-            try:
-                await self.sweep()
-            except (RuntimeFailure, errors.CorralError) as problem:
-                self._log.warning("round failed", error=problem.message)
+        await rounds(self.sweep, first_s=_EVERY_S, every_s=_EVERY_S, clock=self._clock, part="images.sweeper")
 
     async def sweep(self) -> None:
         """One round."""

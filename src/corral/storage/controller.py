@@ -7,14 +7,14 @@ leaves something to sweep and never a row without its content.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
 
 from corral.core import errors, events, log
 from corral.core.clock import Clock
-from corral.core.reconcile import Reconciler
+from corral.core.reconcile import Reconciler, rounds
 from corral.core.store.store import Store
 from corral.storage import rows
 from corral.storage.backend import ObjectStore
@@ -67,8 +67,9 @@ class ObjectController:
             self._log.info("removed half uploads of an earlier server", count=staged)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keys.run(), name="reconcile objects")
-            group.create_task(self._always(self.sweep, SWEEP_S), name="sweep objects")
-            group.create_task(self._always(self.compare, COMPARE_S), name="compare objects")
+            every = partial(rounds, clock=self._clock, part="storage")
+            group.create_task(every(self.sweep, every_s=SWEEP_S), name="sweep objects")
+            group.create_task(every(self.compare, every_s=COMPARE_S), name="compare objects")
 
     async def sweep(self) -> None:
         """End what is due, and look at everything that has content to be removed."""
@@ -117,14 +118,6 @@ class ObjectController:
     def _heard(self, event: events.Event) -> None:
         if event.kind in {"object.deleted", "object.error"}:
             self._keys.poke(event.subject)
-
-    async def _always(self, work: Callable[[], Awaitable[None]], pause_s: float) -> None:
-        while True:
-            try:
-                await work()
-            except errors.CorralError as problem:
-                self._log.warning("round failed", error=problem.message)
-            await self._clock.sleep(pause_s)
 
     async def _step(self, object_id: str) -> float | None:
         found = await self._store.read(lambda connection: rows.find(connection, object_id))

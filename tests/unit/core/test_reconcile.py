@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from corral.core.clock import ManualClock
-from corral.core.reconcile import Reconciler
+from corral.core.reconcile import Reconciler, rounds
 
 
 @asynccontextmanager
@@ -200,3 +200,25 @@ async def test_timers_of_keys_that_were_poked_before_their_time_do_not_pile_up()
         kept = len(loop._timers)
         assert kept < 2000
         assert loop.knows("a")
+
+
+async def test_a_round_that_fails_is_followed_by_the_next_and_a_long_one_by_a_long_rest() -> None:
+    clock = ManualClock()
+    begun: list[float] = []
+
+    async def work() -> None:
+        begun.append(clock.monotonic())
+        if len(begun) == 1:
+            raise OSError("the host is out of order")
+        if len(begun) == 2:
+            await clock.sleep(3)
+
+    start = clock.monotonic()
+    task = asyncio.ensure_future(rounds(work, first_s=2, every_s=5, clock=clock, part="test"))
+    for _ in range(60):
+        await clock.advance(1)
+    assert [moment - start for moment in begun] == [2, 7, 40, 45, 50, 55, 60]
+    assert not task.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled()

@@ -18,6 +18,7 @@ import asyncssh
 from corral.core import errors, events, log
 from corral.core.clock import Clock
 from corral.core.ids import Ids
+from corral.core.reconcile import rounds
 from corral.core.tasks import TaskOwner
 from corral.devboxes.executions import Executions
 from corral.devboxes.ports import Ports
@@ -108,7 +109,9 @@ class SshListener:
             ) from error
         self._socket.setblocking(False)
         self._tasks.spawn(self._accept(self._socket), name="accept ssh")
-        self._tasks.spawn(self._end_old(), name="end idle ssh")
+        look_s = min(LOOK_S, self._idle_s / 4)
+        looks = rounds(self._end_old, every_s=look_s, clock=self._clock, part="devboxes.ssh")
+        self._tasks.spawn(looks, name="end idle ssh")
 
     async def stop(self) -> None:
         """Close the port and every connection; commands go on, as they do when any client of them leaves."""
@@ -216,15 +219,13 @@ class SshListener:
                 self._end(connection, "the devbox has ended")
 
     async def _end_old(self) -> None:
-        while True:
-            await self._clock.sleep(min(LOOK_S, self._idle_s / 4))
-            now, now_ms = self._clock.monotonic(), self._clock.now_ms()
-            for connection in [one for inside in self._admitted.values() for one in inside]:
-                expires_at_ms = connection.admission.expires_at_ms if connection.admission is not None else None
-                if now - connection.active_s >= self._idle_s:
-                    self._end(connection, f"nothing was sent for {self._idle_s:g} s")
-                elif expires_at_ms is not None and expires_at_ms <= now_ms:
-                    self._end(connection, "the key has expired")
+        now, now_ms = self._clock.monotonic(), self._clock.now_ms()
+        for connection in [one for inside in self._admitted.values() for one in inside]:
+            expires_at_ms = connection.admission.expires_at_ms if connection.admission is not None else None
+            if now - connection.active_s >= self._idle_s:
+                self._end(connection, f"nothing was sent for {self._idle_s:g} s")
+            elif expires_at_ms is not None and expires_at_ms <= now_ms:
+                self._end(connection, "the key has expired")
 
     def _make_options(self) -> asyncssh.SSHServerConnectionOptions:
         return asyncssh.SSHServerConnectionOptions(

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from corral.core import errors, events, log
 from corral.core.clock import Clock
-from corral.core.reconcile import Reconciler
+from corral.core.reconcile import Reconciler, rounds
 from corral.core.store.store import Store
 from corral.devboxes.service import Devboxes
 from corral.images import snapshot_rows
@@ -59,7 +59,13 @@ class BlueprintController:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keys.run(), name="reconcile blueprints")
-            group.create_task(self._resync_always(), name="look at blueprints")
+            looks = rounds(self.resync, every_s=self._resync_s, clock=self._clock, part="images.blueprints")
+            group.create_task(looks, name="look at blueprints")
+
+    async def resync(self) -> None:
+        """Look at every blueprint that is not done with."""
+        for blueprint_id in await self._store.read(rows.to_do):
+            self._keys.poke(blueprint_id)
 
     def _heard(self, event: events.Event) -> None:
         if event.kind.startswith(_HEARD):
@@ -135,15 +141,6 @@ class BlueprintController:
         if blueprint.build_id is not None:
             self._builds.release(connection, blueprint.account_id, blueprint.build_id, blueprint.id)
         rows.given_up(connection, blueprint.id)
-
-    async def _resync_always(self) -> None:
-        while True:
-            try:
-                for blueprint_id in await self._store.read(rows.to_do):
-                    self._keys.poke(blueprint_id)
-            except errors.CorralError as problem:
-                self._log.warning("round failed", error=problem.message)
-            await self._clock.sleep(self._resync_s)
 
 
 def _failed(message: str, at_ms: int, build_id: str | None) -> rows.Standing:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from corral.core import errors, events, log
 from corral.core.clock import Clock
-from corral.core.reconcile import Reconciler
+from corral.core.reconcile import Reconciler, rounds
 from corral.core.store.store import Store
 from corral.devboxes.model import ENDED as DEVBOX_ENDED
 from corral.devboxes.model import Devbox, Execution, Reason
@@ -28,7 +28,6 @@ from corral.images.builds.harvest import Harvester, image_name
 from corral.images.builds.model import ENDED, BuildFailure, BuildStatus, ImageConfig
 from corral.images.builds.tables import Job
 from corral.images.builds.workshop import BUILD, CLEAN, Workshop, running
-from corral.runtime.contract import RuntimeFailure
 
 #: Seconds between two looks at all builds that are not done with.
 _RESYNC_S: Final = 30.0
@@ -84,7 +83,8 @@ class BuildController:
         await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)  # what a killed server left
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keys.run(), name="reconcile builds")
-            group.create_task(self._resync_always(), name="look at builds")
+            looks = rounds(self.resync, every_s=_RESYNC_S, clock=self._clock, part="images.builds")
+            group.create_task(looks, name="look at builds")
 
     async def resync(self) -> None:
         """Look at every build that is not done with, the oldest first."""
@@ -274,11 +274,3 @@ class BuildController:
         at_ms = self._clock.now_ms()
         await self._store.write(lambda connection: rows.fail(connection, job.build.id, failure, packed, at_ms))
         return None
-
-    async def _resync_always(self) -> None:
-        while True:
-            try:
-                await self.resync()
-            except (RuntimeFailure, errors.CorralError) as problem:
-                self._log.warning("round failed", error=problem.message)
-            await self._clock.sleep(_RESYNC_S)
