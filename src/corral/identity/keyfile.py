@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from corral.core import errors, secretfile
+from corral.core import errors, wholefile
 
 #: What may be sent in a header as a bearer token, long enough not to be guessed.
 _USABLE: Final = re.compile(r"[0-9A-Za-z._~+/=-]{16,512}")
@@ -27,7 +27,7 @@ def read_or_write(path: Path, make: Callable[[], str]) -> tuple[str, bool]:
             check_file(path, key)
             return key, False
         key = make()
-        secretfile.write(path, key.encode() + b"\n")
+        wholefile.write(path, key.encode() + b"\n")
     except OSError as error:
         raise errors.Unavailable(
             f"cannot write the first API key to {path}: {error.strerror}",

@@ -19,7 +19,7 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, S3Store
 
-from corral.core import errors
+from corral.core import errors, wholefile
 
 if TYPE_CHECKING:
     from obstore.store import S3Config
@@ -124,7 +124,8 @@ class ObjectStore:
         with translated("move"), contextlib.suppress(FileNotFoundError):
             await obstore.rename_async(self._store, source, target)
             if self.root is not None:
-                await asyncio.to_thread(_sync, self.root / target)
+                for place in (self.root / target, (self.root / target).parent):
+                    await asyncio.to_thread(wholefile.sync, place)
             return True
         return False
 
@@ -250,13 +251,3 @@ def translated(verb: str) -> Iterator[None]:
 def _short(error: Exception) -> str:
     """The first line of what obstore says, which may go on with the whole state of its request."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-def _sync(path: Path) -> None:
-    """See to it that the file and its name survive a loss of power."""
-    for place in (path, path.parent):
-        descriptor = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from itsdangerous import BadSignature, URLSafeSerializer
 
-from corral.core import errors, secretfile
+from corral.core import errors, wholefile
 from corral.core.clock import Clock
 from corral.core.ids import Ids
 
@@ -78,7 +78,7 @@ def load_node(data: Path, ids: Ids) -> str:
 def _load(path: Path, form: re.Pattern[str], make: Callable[[], str]) -> str:
     try:
         if not path.exists():
-            secretfile.write(path, make().encode() + b"\n")
+            wholefile.write(path, make().encode() + b"\n")
         text = path.read_text().strip()
     except OSError as error:
         raise errors.Unavailable(

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from corral.core import errors, secretfile
+from corral.core import errors, wholefile
 from corral.core.clock import Clock
 
 HOST_KEY: Final = "ssh-host-key"
@@ -51,7 +51,7 @@ def load(folder: Path, clock: Clock, *, domain: str, certificate: Path | None = 
 def _host_key(path: Path) -> asyncssh.SSHKey:
     try:
         if not path.exists():
-            secretfile.write(path, asyncssh.generate_private_key("ssh-ed25519").export_private_key())
+            wholefile.write(path, asyncssh.generate_private_key("ssh-ed25519").export_private_key())
         return asyncssh.import_private_key(path.read_bytes())
     except (OSError, asyncssh.KeyImportError) as error:
         raise errors.Unavailable(
@@ -63,7 +63,7 @@ def _certificate(folder: Path, clock: Clock, domain: str) -> Path:
     path = folder / CERTIFICATE
     if not path.exists():
         try:
-            secretfile.write(path, self_signed(clock, f"*.ssh.{domain}"))
+            wholefile.write(path, self_signed(clock, f"*.ssh.{domain}"))
         except OSError as error:
             raise errors.Unavailable(
                 f"cannot write {path}: {error.strerror}", remedy="let the server write its data folder"

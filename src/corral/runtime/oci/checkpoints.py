@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from corral.core import wholefile
 from corral.core.tasks import settled
 from corral.runtime.contract import GIB, MIB, BoxSpec, Copied, HostExhausted, MemoryNotKept, RuntimeFailure
 from corral.runtime.linux import randomness
@@ -198,6 +199,10 @@ class Checkpoints:
 
     def _commit(self, found: record.Record, name: str, partial: Path, meta: memories.Meta) -> int:
         try:
+            if not meta.shared:
+                # Its commands go on to write where their output ends: the disk must have all that is before it.
+                for file, _ in meta.files.values():
+                    wholefile.sync(self._host.places.spool / found.id / file)
             return self._host.memories.commit(partial, name, meta)
         except OSError as error:
             message = f"cannot keep memory of box {found.id}: {error.strerror}"
@@ -324,10 +329,7 @@ class Checkpoints:
         source = self._host.places.data / "bin" / guest
         target = source.with_name(f"{guest}{_READABLE}")
         if not target.exists():
-            partial = source.with_name(f"{guest}.new-{os.getpid()}")
-            shutil.copyfile(source, partial)
-            partial.chmod(0o755)
-            partial.rename(target)
+            wholefile.write(target, source.read_bytes(), 0o755)
         return target
 
 

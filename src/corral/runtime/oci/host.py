@@ -125,8 +125,14 @@ class Host:
         self.memories.open()
         self.shared.furnish()
         known = [kept for name in self.names() if (kept := record.read(self.places.box(name))) is not None]
+        self._drop_strays(known)
         self.shared.blocks.open({kept.slot for kept in known})
         return known
+
+    def _drop_strays(self, known: list[record.Record]) -> None:
+        """Remove disks of no box: a loss of power takes back what the disk pool had not written down as removed."""
+        for handle in {*self.pool.disks()} - {*self.names(), *(kept.handle for kept in known)}:
+            self.pool.delete(handle)
 
     def _launcher_ended(self) -> None:
         self._stock.lose()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from corral.core import wholefile
 from corral.runtime.contract import Layer
 from corral.runtime.oci.config import GUEST_TARGET
 
@@ -150,8 +151,7 @@ def write_layer(found: HostFiles, folder: Path) -> Layer:
         shutil.rmtree(partial, ignore_errors=True)
         for name, content in found.files.items():
             _make_parents(partial, Path(name).parent)
-            (partial / name).write_bytes(content)
-            (partial / name).chmod(0o644)
+            wholefile.write(partial / name, content, 0o644)
         try:
             partial.rename(path)
         except OSError:

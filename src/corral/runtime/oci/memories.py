@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from corral.core import wholefile
 from corral.runtime.linux import mounts
 
 NAME: Final = "corral.json"
@@ -151,10 +152,11 @@ class Memories:
         for path in partial.iterdir():
             size += path.stat().st_blocks * 512
         if not meta.shared:
-            _sync(partial)
+            for path in (*partial.iterdir(), partial):
+                wholefile.sync(path)
         partial.rename(self.path(name))
         if not meta.shared:
-            _sync(self.folder)
+            wholefile.sync(self.folder)
             self._of[meta.box] = name
         return size
 
@@ -211,13 +213,3 @@ class Memories:
             self._of.pop(meta.box, None)
         shutil.rmtree(gone)
         return None if meta.shared else meta.box
-
-
-def _sync(folder: Path) -> None:
-    """Write a folder's entries, and the files in it, to the disk."""
-    for path in (*(entry for entry in folder.iterdir() if entry.is_file()), folder):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

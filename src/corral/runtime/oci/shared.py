@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from corral.core import wholefile
 from corral.core.clock import Clock
 from corral.runtime.cgroup.group import Group, open_parent
 from corral.runtime.cgroup.layout import read_layout
@@ -154,9 +155,5 @@ def install_guest(source: Path, folder: Path) -> Path:
     target = folder / f"corral-guest-{hashlib.sha256(content).hexdigest()[:16]}"
     if not target.exists():
         folder.mkdir(mode=0o711, exist_ok=True)
-        partial = target.with_suffix(f".new-{os.getpid()}")
-        partial.write_bytes(content)
-        os.chown(partial, 0, 0)
-        partial.chmod(0o711)
-        partial.rename(target)
+        wholefile.write(target, content, 0o711)
     return target

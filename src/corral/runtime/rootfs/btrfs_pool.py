@@ -140,6 +140,10 @@ class BtrfsPool(DiskPool):
         with _opened(self.home / name) as fd:
             return btrfs.subvolume_usage(fd)
 
+    def disks(self) -> list[str]:
+        """The subvolumes that do not begin with a dot."""
+        return [path.name for path in self.home.glob("[!.]*")]
+
     def delete(self, name: str) -> None:
         """Delete the subvolume."""
         _delete_subvolume(self.home, name)

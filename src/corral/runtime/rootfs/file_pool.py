@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from corral.core import wholefile
 from corral.runtime.contract import MIB, HostExhausted, SnapshotForm
 from corral.runtime.rootfs.filesystem import make_image
 from corral.runtime.rootfs.pool import PARTIAL, SNAPSHOTS, DiskPool
@@ -68,6 +69,10 @@ class ImagePool(DiskPool):
         """What the file takes on the host's disk."""
         return self._image(name).stat().st_blocks * 512
 
+    def disks(self) -> list[str]:
+        """The files, but for templates, which have another suffix."""
+        return [path.stem for path in (self.data / "disks").glob("*.img")]
+
     def delete(self, name: str) -> None:
         """Remove the file; the space comes back when the box's mount namespace is gone."""
         self._image(name).unlink(missing_ok=True)
@@ -87,13 +92,13 @@ class ImagePool(DiskPool):
         partial = self.snapshots / f"{PARTIAL}{snapshot}"
         try:
             copy_sparse(self._image(name), partial)
-            os.link(partial, self.snapshots / snapshot)
+            self._keep(partial, snapshot)
         finally:
             partial.unlink(missing_ok=True)
 
     def copy_snapshot(self, source: str, snapshot: str) -> None:
         """A second name of the file: nothing writes to it."""
-        os.link(self.snapshots / source, self.snapshots / snapshot)
+        self._keep(self.snapshots / source, snapshot)
 
     @property
     def form(self) -> SnapshotForm:
@@ -115,13 +120,19 @@ class ImagePool(DiskPool):
         partial = self.snapshots / f"{PARTIAL}{snapshot}"
         try:
             if whole:
-                os.link(partial, self.snapshots / snapshot)
+                self._keep(partial, snapshot)
         finally:
             partial.unlink(missing_ok=True)
 
     def delete_snapshot(self, snapshot: str) -> None:
         """Remove the file."""
         (self.snapshots / snapshot).unlink(missing_ok=True)
+
+    def _keep(self, file: Path, snapshot: str) -> None:
+        """Have it be the snapshot's, on the disk too."""
+        wholefile.sync(file)
+        os.link(file, self.snapshots / snapshot)
+        wholefile.sync(self.snapshots)
 
     def _image(self, name: str) -> Path:
         return self.data / "disks" / f"{name}.img"

@@ -53,6 +53,10 @@ class DiskPool(ABC):
         """Bytes that the disk holds now. Raises FileNotFoundError."""
 
     @abstractmethod
+    def disks(self) -> list[str]:
+        """Names of all disks."""
+
+    @abstractmethod
     def delete(self, name: str) -> None:
         """Remove a disk and free its space; one that is not there is fine."""
 
