@@ -1,4 +1,4 @@
-"""A host that can lose its power: a file system that forgets what was not on the disk, and a server whose host boots anew.
+"""A host that can lose its power: a file system that forgets what was not on the disk, and a server on it.
 
 Owns the loop device, its mount and the end of everything that runs on it. Tests cut and boot here only.
 """
@@ -63,6 +63,7 @@ class Machine(Server):
     def __init__(self, folder: Path, env: Mapping[str, str] | None = None) -> None:
         self.disk = Disk(folder, 16 << 30)
         super().__init__(self.disk.home / "data", runtime="oci", env=env)
+        self.log_path = folder / "server.log"
         self._places = Places(self.data.resolve(), Path("/run/corral"))
 
     def lose_power(self) -> None:
@@ -89,12 +90,22 @@ class Machine(Server):
                 path.write_text(text.replace(now, str(uuid.uuid4())))
         self.start()
 
+    def close(self) -> None:
+        """Also take the disk away."""
+        try:
+            super().close()
+        finally:
+            self.disk.unmount()
+
     def _processes(self) -> Iterator[int]:
         """Those of its boxes, and those that a server leaves behind for a moment."""
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 files = {os.readlink(file) for file in (entry / "fd").iterdir()}
-                if f"/corral-{self._places.instance}/" in (entry / "cgroup").read_text() or str(self._places.lock) in files:
+                if (
+                    f"/corral-{self._places.instance}/" in (entry / "cgroup").read_text()
+                    or str(self._places.lock) in files
+                ):
                     yield int(entry.name)
 
 

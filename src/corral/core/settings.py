@@ -48,7 +48,7 @@ class LogLevel(enum.StrEnum):
 class Durability(enum.StrEnum):
     """What an acknowledged write survives."""
 
-    POWER_LOSS = "power-loss"  #: each commit is on the disk before it is acknowledged
+    POWER_LOSS = "power-loss"  #: each commit is on the disk before it is acknowledged; of commands within a second
     CRASH = "crash"  #: kill -9 of the server, but not the loss of power
 
 
@@ -87,7 +87,7 @@ class Settings:
     ] = Switch.ON
     host_services: Annotated[tuple[int, ...], "TCP ports of the host that boxes may reach at their gateway."] = ()
     durability: Annotated[
-        Durability, "What an acknowledged write survives: `power-loss` or `crash`; the record of a command: `crash`."
+        Durability, "What an acknowledged write survives: `power-loss` or `crash`; of commands within a second."
     ] = Durability.POWER_LOSS
     store_readers: Annotated[int, "Threads that read the database."] = 2
     starts_at_once: Annotated[int, "Boxes that are made at the same time; more wait their turn."] = 8

@@ -270,6 +270,7 @@ class Executions:
         """The last `lines` lines (at most 1 MiB), and whether there was more: before them, or over the limit."""
         box, name = execution.devbox_id, execution.id
         cut = execution.stdout_cut if stream is Stream.STDOUT else execution.stderr_cut
+        cut = cut or self._missing(execution, stream)
         try:
             size = self._runtime.output_size(box, name, stream)
             text, more = output.tail(
@@ -278,6 +279,16 @@ class Executions:
         except NoSuchExecution:  # it never started, or its output was forgotten: there is nothing to show
             return "", cut
         return text, more or cut
+
+    def _missing(self, execution: Execution, stream: Stream) -> bool:
+        """Whether the host has lost or forgotten some of the output of a command that ran to its end.
+
+        What ended under this server cannot have been lost: that takes a loss of power, which ends the server too.
+        """
+        ended = execution.status is ExecutionStatus.COMPLETED and not execution.lost and not execution.message
+        if not ended or self._followers.known(execution.id) is not None:
+            return False
+        return self._runtime.output_missing(execution.devbox_id, execution.id, stream)
 
     async def stream(self, execution: Execution, stream: Stream, offset: int) -> AsyncIterator[tuple[bytes, int]]:
         """Yield (chunk, offset after it) from `offset`; at most 64 KiB each, cut between UTF-8 characters.

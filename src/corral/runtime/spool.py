@@ -108,6 +108,15 @@ class Spool:
         except FileNotFoundError:
             return 0
 
+    def missing(self, box: str, exec_id: str, stream: Stream) -> bool:
+        """Whether the stream's file is shorter than the status line says, or there is none that says anything."""
+        path = self._path(box, exec_id, "status")
+        line = _read_line(path) if path is not None else None
+        if line is None or parse_status(line) is LOST:
+            return True
+        written = json.loads(line).get(f"{stream.value}_bytes")
+        return not _is_int(written) or self.size(box, exec_id, stream) < min(written, STREAM_CAP)
+
     def read(self, box: str, exec_id: str, stream: Stream, offset: int, limit: int) -> bytes:
         """At most `limit` bytes from `offset`; b"" at the present end. Raises NoSuchExecution."""
         path = self._path(box, exec_id, stream.value)

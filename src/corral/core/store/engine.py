@@ -16,7 +16,7 @@ from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
-from corral.core import errors
+from corral.core import errors, wholefile
 from corral.core.settings import Durability
 
 #: Only another program (a shell on the file, a backup) can hold the lock; a commit of ours takes milliseconds.
@@ -70,6 +70,12 @@ def set_durability(connection: sa.Connection, *, relaxed: bool) -> None:
     if connection.info[_IN_FORCE] is not wanted:
         connection.exec_driver_sql(f"PRAGMA synchronous = {_SYNCHRONOUS[wanted]}")
         connection.info[_IN_FORCE] = wanted
+
+
+def flush(connection: sa.Connection) -> None:
+    """Bring commits that were relaxed to the disk, where the settings ask for that. Raises OSError."""
+    if connection.info[_ASKED] is Durability.POWER_LOSS:
+        wholefile.sync(Path(f"{connection.engine.url.database}-wal"))
 
 
 @contextmanager

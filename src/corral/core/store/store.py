@@ -9,19 +9,23 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 import sqlalchemy as sa
 
-from corral.core import errors, events
+from corral.core import errors, events, log
 from corral.core.store import engine as engines
 
 T = TypeVar("T")
 
 #: Jobs that share one commit. At 0.1 ms a job the last one waits 6 ms at most.
 GROUP: Final = 64
+
+#: Seconds for which a relaxed commit may be in the memory of the host alone: one fdatasync in each, not one a command.
+RELAXED_S: Final = 1.0
 
 #: Seconds that `close` gives each thread to finish what it has begun.
 _CLOSE_S: Final = 30
@@ -47,6 +51,7 @@ class Store:
         self._writes: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._reads: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._closed = False
+        self._relaxed_s: float | None = None  #: when the oldest commit was made that is not known to be on the disk
         self._threads = [threading.Thread(target=self._write_all, name="store-writer", daemon=True)]
         self._threads += [
             threading.Thread(target=self._read_all, name=f"store-reader-{number}", daemon=True)
@@ -60,9 +65,9 @@ class Store:
 
         When `work` raises, nothing of it is kept. A write that is cancelled before it has begun does not happen;
         one that has begun is committed, and its events are delivered, although nobody learns its value.
-        A relaxed write survives the end of the server like any other, but a loss of power may take it back: for
-        records of what a loss of power ends anyway. Raises errors.Unavailable with a remedy when the database cannot
-        be written.
+        A relaxed write survives the end of the server like any other, but a loss of power within RELAXED_S may take
+        it back: for records of what a loss of power ends anyway.
+        Raises errors.Unavailable with a remedy when the database cannot be written.
         """
         return await self._submit(self._writes, work, relaxed=relaxed)
 
@@ -94,7 +99,7 @@ class Store:
 
     def _write_all(self) -> None:
         connection: sa.Connection | None = None
-        while (job := self._writes.get()) is not None:
+        while (job := self._next(connection)) is not None:
             group = [job, *self._more()]
             last = group[-1] is None
             jobs = [one for one in group if one is not None and not one.future.cancelled()]
@@ -115,6 +120,19 @@ class Store:
         if connection is not None:
             connection.close()
 
+    def _next(self, connection: sa.Connection | None) -> _Job[Any] | None:
+        """Wait for a job; meanwhile bring relaxed commits to the disk once it is time."""
+        while self._relaxed_s is not None and connection is not None:
+            try:
+                return self._writes.get(timeout=max(0.0, self._relaxed_s + RELAXED_S - time.monotonic()))
+            except queue.Empty:
+                self._relaxed_s = None
+                try:
+                    engines.flush(connection)
+                except OSError as error:
+                    log.get("store").error("last commits not on the disk", error=str(error))
+        return self._writes.get()
+
     def _more(self) -> list[_Job[Any] | None]:
         """Jobs that wait already; ends with None when the store is closing."""
         more: list[_Job[Any] | None] = []
@@ -130,7 +148,10 @@ class Store:
     def _write_group(self, connection: sa.Connection, jobs: list[_Job[Any]]) -> None:
         if not jobs:
             return
-        engines.set_durability(connection, relaxed=all(job.relaxed for job in jobs))
+        now = time.monotonic()
+        late = self._relaxed_s is not None and now - self._relaxed_s >= RELAXED_S
+        relaxed = all(job.relaxed for job in jobs) and not late
+        engines.set_durability(connection, relaxed=relaxed)
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         if len(jobs) == 1:  # a savepoint would cost as much as the rest of an empty transaction
             self._run(connection, jobs[0])
@@ -143,6 +164,7 @@ class Store:
             for job in jobs:
                 self._run_in_savepoint(connection, job)
         self.commit(connection)
+        self._relaxed_s = (self._relaxed_s or now) if relaxed else None
 
     def _run_in_savepoint(self, connection: sa.Connection, job: _Job[Any]) -> None:
         connection.exec_driver_sql("SAVEPOINT job")

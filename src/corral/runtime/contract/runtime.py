@@ -172,6 +172,13 @@ class Runtime(ABC):
         """Present size of the spool in bytes; 0 when there is none."""
 
     @abstractmethod
+    def output_missing(self, box_id: str, exec_id: str, stream: Stream) -> bool:
+        """Whether not all that an ended execution wrote is in the spool, or that cannot be told.
+
+        A loss of power takes what the host had not written to its disk; the spool is forgotten at `forget_output`.
+        """
+
+    @abstractmethod
     async def signal(
         self, box_id: str, exec_id: str, signal: int, *, group: bool = True, foreground: bool = False
     ) -> None:

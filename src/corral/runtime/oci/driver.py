@@ -240,6 +240,9 @@ class OciRuntime(Runtime):
     def output_size(self, box_id: str, exec_id: str, stream: Stream) -> int:
         return self._spool.size(box_id, exec_id, stream)
 
+    def output_missing(self, box_id: str, exec_id: str, stream: Stream) -> bool:
+        return self._spool.missing(box_id, exec_id, stream)
+
     async def signal(
         self, box_id: str, exec_id: str, signal: int, *, group: bool = True, foreground: bool = False
     ) -> None:

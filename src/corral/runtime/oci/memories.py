@@ -88,12 +88,25 @@ def ties(pid: int, spool: Path) -> Ties:
         link = os.readlink(path)
         if match := _SOCKET.fullmatch(link):
             sockets.add(int(match[1]))
-        elif Path(link).parent == spool:
-            files[_key(pid, fd)] = (Path(link).name, os.stat(link).st_size)
+        elif (size := _size_in(spool, path, link)) is not None:
+            files[_key(pid, fd)] = (Path(link).name, size)
     if len(sockets) != 1:
         message = f"its guest holds {len(sockets)} sockets, not one"
         raise Undumpable(message)
     return Ties(sockets.pop(), guest, target, devices, files)
+
+
+def _size_in(folder: Path, opened: str, link: str) -> int | None:
+    """The size of an open file that is in `folder`, in bytes; None for any other.
+
+    Its path does not tell: a process that was restored has it by a mount that is nowhere any more, and then the path
+    begins where the file system does.
+    """
+    try:
+        found, known = os.stat(opened), os.lstat(folder / Path(link).name)
+    except OSError:
+        return None
+    return found.st_size if os.path.samestat(found, known) else None
 
 
 def _key(pid: int, fd: str) -> str:

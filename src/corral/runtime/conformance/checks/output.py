@@ -59,6 +59,8 @@ async def output_is_read_by_offset(bench: Bench) -> None:
         expect_equal(found, expected, f"{limit} bytes from {offset}")
     expect_equal(runtime.output_size(box, done, Stream.STDOUT), 10, "the size")
     expect_equal(runtime.output_size(box, done, Stream.STDERR), 0, "the size of the other stream")
+    for stream in Stream:
+        expect_equal(runtime.output_missing(box, done, stream), expected=False, what=f"{stream.value} is missing")
 
 
 @GROUP.check
@@ -153,6 +155,7 @@ async def output_outlives_the_box(bench: Bench) -> None:
     with raises(NoSuchExecution, "read_output after forget_output"):
         bench.runtime.read_output(box, done, Stream.STDOUT, 0, 10)
     expect_equal(bench.runtime.output_size(box, done, Stream.STDOUT), 0, "the size after forget_output")
+    expect_equal(bench.runtime.output_missing(box, done, Stream.STDOUT), expected=True, what="it is missing then")
     await bench.runtime.forget_output(box)
 
 
