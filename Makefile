@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 # Programs of the environment come first: the tests call `corral`, `node` and `npm` by name.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-PYTHON := .venv/bin/python
+VENV_PYTHON := .venv/bin/python
 ARGS ?=
 N ?= 6000
 
@@ -25,7 +25,7 @@ setup-test:
 	@tools/setup.sh test
 
 demo: setup ## A real agent mends a real library in a devbox
-	@$(PYTHON) -m examples.main_job $(ARGS)
+	@$(VENV_PYTHON) -m examples.main_job $(ARGS)
 
 test: setup-test ## Run all tests (ARGS="-k name" for some)
 	@tools/test.sh $(ARGS)
@@ -36,30 +36,30 @@ fuzz: export FUZZ_SEED = $(SEED)
 fuzz: export FUZZ_SECONDS = $(shell expr $(SECONDS) / 5)
 fuzz: setup-test ## Random requests to the API, random bytes between guest and host (SECONDS=300 SEED=1)
 	@cargo test --quiet --locked --manifest-path guest/Cargo.toml random
-	@$(PYTHON) -m pytest -k "random or document_names" tests/unit/runtime/guest/test_guest_fuzz.py \
+	@$(VENV_PYTHON) -m pytest -k "random or document_names" tests/unit/runtime/guest/test_guest_fuzz.py \
 	  tests/integration/guest/test_guest_fuzz.py tests/integration/api/test_fuzz.py $(ARGS)
 
 crash: setup-test ## The server dies at every step of snapshots, forks, suspends and resumes (some minutes)
-	@CRASH_ROUNDS=0 $(PYTHON) -m pytest -s tests/crash/test_every_step.py $(ARGS)
+	@CRASH_ROUNDS=0 $(VENV_PYTHON) -m pytest -s tests/crash/test_every_step.py $(ARGS)
 
 chaos: SECONDS ?= 60
 chaos: setup-test ## Harm a server and its boxes, and judge what it says (SECONDS=60 SEED=7)
-	@$(PYTHON) -m tests.crash.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+	@$(VENV_PYTHON) -m tests.crash.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 soak: SECONDS ?= 600
 soak: N = 1000
 soak: SEED ?= 1
 soak: setup-test ## Replace boxes of many, and count what is left (N=1000 SECONDS=600)
-	@$(PYTHON) -m bench.soak --boxes $(N) --seconds $(SECONDS) --seed $(SEED)
+	@$(VENV_PYTHON) -m bench.soak --boxes $(N) --seconds $(SECONDS) --seed $(SEED)
 
 check: setup-test ## Format, lint, types, style tests
 	@tools/check.sh
 
 bench: setup-test ## Measure raw crun, Corral and Docker side by side
-	@$(PYTHON) -m bench $(ARGS)
+	@$(VENV_PYTHON) -m bench $(ARGS)
 
 density: setup-test ## So many idle boxes at once, each answering (N=6000)
-	@$(PYTHON) -m bench.density $(N)
+	@$(VENV_PYTHON) -m bench.density $(N)
 
 serve: setup ## Start the server (ARGS="--listen HOST:PORT --data DIR")
 	@exec .venv/bin/corral serve $(ARGS)

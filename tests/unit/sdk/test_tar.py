@@ -123,6 +123,32 @@ def test_a_hostile_archive_is_refused(tmp_path: Path, name: str, kind: bytes, li
     assert (tmp_path / "in" / "outside").read_text() == "kept"
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "link"),
+    [
+        ("way/escaped", tarfile.REGTYPE, ""),
+        ("./way/../way/escaped", tarfile.REGTYPE, ""),
+        ("way", tarfile.SYMTYPE, "elsewhere"),
+        ("way", tarfile.REGTYPE, ""),
+        ("copy", tarfile.LNKTYPE, "way/outside"),
+        ("copy", tarfile.LNKTYPE, "way"),
+    ],
+)
+def test_nothing_is_unpacked_through_a_link_of_the_archive(tmp_path: Path, name: str, kind: bytes, link: str) -> None:
+    """The link itself stays inside; what it leads to could be made another thing by the next member."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for one, what, target in (("way", tarfile.SYMTYPE, "folder"), (name, kind, link)):
+            info = tarfile.TarInfo(one)
+            info.type, info.linkname = what, target
+            archive.addfile(info)
+    file.seek(0)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(errors.Invalid, match="leads through link 'way'"):
+        _tar.unpack(file, tmp_path)
+    assert not list((tmp_path / "folder").iterdir())
+
+
 def test_an_absolute_name_stays_inside(tmp_path: Path) -> None:
     _tar.unpack(hostile("/tmp/corral-absolute-name"), tmp_path)
     assert (tmp_path / "tmp" / "corral-absolute-name").exists()
