@@ -1,40 +1,33 @@
 """Every operation of corral-guest as a call with typed arguments and results.
 
-Owns the requests and their time limits. Holds no connection between calls: one request, one connection.
+Owns the requests and their time limits. Must not take a field out of an answer, which `answers` does, nor hold a
+connection between calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Final, TypeVar
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
 
-from corral.core.clock import Clock, SystemClock
 from corral.runtime.contract import (
     BadCommand,
     ExecSpec,
-    ExecutionEnded,
     FileInfo,
-    FileKind,
     FileProblem,
     FileProblemKind,
     FileReader,
     PortClosed,
-    RuntimeFailure,
     Stream,
     TerminalSize,
     User,
 )
-from corral.runtime.guest import faults, protocol
-from corral.runtime.guest.channel import Channel, limited
-from corral.runtime.guest.fields import Fields, Row
+from corral.runtime.guest import answers, faults, protocol
+from corral.runtime.guest.calls import QUICK_S, Calls
+from corral.runtime.guest.channel import limited
+from corral.runtime.guest.fields import Fields
 from corral.runtime.guest.follow import Following
 from corral.runtime.guest.model import ExecutionState, Hello
 from corral.runtime.guest.streams import Attached, GuestFile, PortStream
-
-#: Answers that cost the guest nothing but its turn.
-_QUICK_S: Final = 10.0
 
 #: Starting a program reads it from disk; a box at its CPU limit takes long for that.
 _START_S: Final = 30.0
@@ -46,14 +39,9 @@ _STDIN_S: Final = 30.0
 _FILE_S: Final = 60.0
 
 _CONNECT_S: Final = 15.0
-_ID_MAX: Final = 1 << 32
-_NAME_MAX: Final = 255
-_SIZE_MAX: Final = 1 << 62
-
-_T = TypeVar("_T")
 
 
-class GuestClient:
+class GuestClient(Calls):
     """The guest that listens on `socket_path`. Cheap to make; safe for concurrent calls; keeps no state.
 
     Every call raises BoxGone when nobody listens there or the box ends during the call, BoxUnresponsive when the guest
@@ -61,24 +49,11 @@ class GuestClient:
     this process has none. `timeout_s` replaces a call's own limit.
     """
 
-    def __init__(self, socket_path: Path, *, clock: Clock | None = None) -> None:
-        self._path = Path(socket_path)
-        self._clock = clock or SystemClock()
-
     # -- the guest itself
 
     async def hello(self, *, timeout_s: float = 5.0) -> Hello:
         """Ask whether the guest is there. Raises BoxUnresponsive when it speaks another protocol."""
-        fields = await self._ask({"op": "hello"}, "greet the guest", timeout_s)
-        hello = Hello(
-            protocol=fields.integer("protocol", 0, 1 << 16),
-            version=fields.text("version", 64),
-            claimed=fields.flag("claimed"),
-            uptime_ms=fields.integer("uptime_ms", 0, _SIZE_MAX),
-        )
-        if hello.protocol != protocol.VERSION:
-            raise fields.nonsense(f"of protocol {hello.protocol}, not {protocol.VERSION}")
-        return hello
+        return answers.hello(await self._ask({"op": "hello"}, "greet the guest", timeout_s))
 
     async def claim(
         self,
@@ -89,7 +64,7 @@ class GuestClient:
         hosts: str | None = None,
         resolv_conf: str | None = None,
         used: bool = False,
-        timeout_s: float = _QUICK_S,
+        timeout_s: float = QUICK_S,
     ) -> None:
         """Give the box its identity; what is None stays as it is. Can be repeated.
 
@@ -104,7 +79,7 @@ class GuestClient:
             request["user"] = {"name": user.name, "uid": user.uid, "gid": user.gid, "home": user.home}
         await self._ask(request, "claim the box", timeout_s)
 
-    async def park(self, *, timeout_s: float = _QUICK_S) -> None:
+    async def park(self, *, timeout_s: float = QUICK_S) -> None:
         """Have it close all connections and stand by for a dump. Raises BoxExhausted while it works on a file call."""
         doing = "park the guest"
         channel, _ = await self._start({"op": "park"}, doing, (), timeout_s)
@@ -117,7 +92,7 @@ class GuestClient:
             await channel.close()
 
     async def wake(
-        self, listener: int | None = None, *, renamed: Mapping[str, str] | None = None, timeout_s: float = _QUICK_S
+        self, listener: int | None = None, *, renamed: Mapping[str, str] | None = None, timeout_s: float = QUICK_S
     ) -> None:
         """Have a parked guest go on, and listen on `listener` from then on. Harmless when it is not parked.
 
@@ -155,14 +130,14 @@ class GuestClient:
             raise BadCommand(f"cannot {doing}: {faults.COMMAND['bad-command']}")
         return await self._follow(request, doing, fds, timeout_s)
 
-    async def wait(self, exec_id: str, *, timeout_s: float = _QUICK_S) -> Following:
+    async def wait(self, exec_id: str, *, timeout_s: float = QUICK_S) -> Following:
         """Follow an execution from where it is. Raises NoSuchExecution."""
         return await self._follow({"op": "wait", "id": exec_id}, f"follow {_shown(exec_id)}", (), timeout_s)
 
-    async def executions(self, *, timeout_s: float = _QUICK_S) -> list[ExecutionState]:
+    async def executions(self, *, timeout_s: float = QUICK_S) -> list[ExecutionState]:
         """Return the executions that the guest remembers."""
         request, most = {"op": "executions"}, protocol.MAX_EXECUTIONS
-        return await self._rows(request, "list executions", 4, most, timeout_s, lambda _, row: _execution(row))
+        return await self._rows(request, "list executions", 4, most, timeout_s, lambda _, row: answers.execution(row))
 
     async def signal(
         self,
@@ -171,7 +146,7 @@ class GuestClient:
         *,
         group: bool = True,
         foreground: bool = False,
-        timeout_s: float = _QUICK_S,
+        timeout_s: float = QUICK_S,
     ) -> None:
         """Send a signal to the command's process group, to its process, or to the group that has its terminal.
 
@@ -195,13 +170,13 @@ class GuestClient:
             await self._upload(channel, memoryview(data))
             await self._finish_upload(channel)
 
-    async def resize(self, exec_id: str, size: TerminalSize, *, timeout_s: float = _QUICK_S) -> None:
+    async def resize(self, exec_id: str, size: TerminalSize, *, timeout_s: float = QUICK_S) -> None:
         """Set the size of the execution's terminal. Raises NoSuchExecution, ExecutionEnded."""
         request = {"op": "resize", "id": exec_id, "rows": size.rows, "cols": size.cols}
         await self._ask(request, f"resize {_shown(exec_id)}", timeout_s)
 
     async def attach(
-        self, exec_id: str, *, stream: Stream | None = None, patient: bool = False, timeout_s: float = _QUICK_S
+        self, exec_id: str, *, stream: Stream | None = None, patient: bool = False, timeout_s: float = QUICK_S
     ) -> Attached:
         """Connect to the execution's terminal: up to 64 KiB of recent output, then live; or to one of its pipes.
 
@@ -212,7 +187,7 @@ class GuestClient:
         request["stream"] = None if stream is None else stream.value
         channel, reply = await self._start(request, doing, (), timeout_s)
         try:
-            return Attached(channel, _passed(Fields(reply, doing), stream, doing))
+            return Attached(channel, answers.passed(Fields(reply, doing), stream, doing))
         except BaseException:
             await channel.close()
             raise
@@ -236,7 +211,7 @@ class GuestClient:
         request = _file_request("read", path, user, doing) | {"offset": offset, "limit": limit}
         channel, reply = await self._start(request, doing, (), timeout_s)
         try:
-            return GuestFile(channel, _info(Fields(reply, doing)), limit, timeout_s)
+            return GuestFile(channel, answers.info(Fields(reply, doing)), limit, timeout_s)
         except BaseException:
             await channel.close()
             raise
@@ -265,7 +240,7 @@ class GuestClient:
                     await self._upload(channel, memoryview(chunk).cast("B"))
             async with limited(timeout_s, doing):
                 reply = await self._finish_upload(channel)
-            return Fields(reply, doing).integer("bytes", 0, _SIZE_MAX)
+            return answers.written(Fields(reply, doing))
 
     async def list_files(self, path: str, *, user: str | None = None, timeout_s: float = _FILE_S) -> list[FileInfo]:
         """Return the entries of a directory by name, the first 10,000. Raises FileProblem, BoxExhausted.
@@ -274,12 +249,12 @@ class GuestClient:
         """
         doing = f"list {_shown(path)}"
         request = _file_request("list", path, user, doing)
-        return await self._rows(request, doing, 7, protocol.MAX_ENTRIES, timeout_s, _entry)
+        return await self._rows(request, doing, 7, protocol.MAX_ENTRIES, timeout_s, answers.entry)
 
     async def stat(self, path: str, *, user: str | None = None, timeout_s: float = _FILE_S) -> FileInfo:
         """Return what `path` is, the last symlink followed. Raises FileProblem, BoxExhausted."""
         doing = f"look at {_shown(path)}"
-        return _info(await self._ask(_file_request("stat", path, user, doing), doing, timeout_s))
+        return answers.info(await self._ask(_file_request("stat", path, user, doing), doing, timeout_s))
 
     # -- ports
 
@@ -290,142 +265,11 @@ class GuestClient:
             raise PortClosed(f"cannot {doing}: there is no such port")
         return PortStream(await self._open({"op": "connect", "port": port}, doing, timeout_s))
 
-    # -- how
-
-    @asynccontextmanager
-    async def _channel(self, doing: str) -> AsyncIterator[Channel]:
-        async with limited(_QUICK_S, doing):
-            channel = await Channel.open(self._path, doing, self._clock)
-        try:
-            yield channel
-        finally:
-            await channel.close()
-
-    async def _ask(self, request: Mapping[str, object], doing: str, timeout_s: float) -> Fields:
-        channel, reply = await self._start(request, doing, (), timeout_s)
-        await channel.close()
-        return Fields(reply, doing)
-
-    async def _open(self, request: Mapping[str, object], doing: str, timeout_s: float) -> Channel:
-        return (await self._start(request, doing, (), timeout_s))[0]
-
-    async def _follow(
-        self, request: Mapping[str, object], doing: str, fds: tuple[int, ...], timeout_s: float
-    ) -> Following:
-        channel, reply = await self._start(request, doing, fds, timeout_s)
-        try:
-            return Following(channel, reply, self._clock)
-        except BaseException:
-            await channel.close()
-            raise
-
-    async def _start(
-        self, request: Mapping[str, object], doing: str, fds: tuple[int, ...], timeout_s: float
-    ) -> tuple[Channel, bytes]:
-        """Send a request; return the open channel and the reply to it."""
-        async with limited(timeout_s, doing):
-            channel = await Channel.open(self._path, doing, self._clock)
-            try:
-                await channel.request(request, fds)
-                return channel, await channel.reply()
-            except BaseException:
-                await channel.close()
-                raise
-
-    async def _rows(
-        self,
-        request: Mapping[str, object],
-        doing: str,
-        width: int,
-        most: int,
-        timeout_s: float,
-        make: Callable[[str, Row], _T],
-    ) -> list[_T]:
-        """Return what `make` makes of the path in the reply ("" without one) and each row of the events.
-
-        Made as the rows come: a row keeps all that its frame had, which is more than belongs in it when a guest lies.
-        """
-        found: list[_T] = []
-        async with limited(timeout_s, doing), self._channel(doing) as channel:
-            await channel.request(request)
-            reply = Fields(await channel.reply(), doing)
-            path = reply.text("path", protocol.MAX_PATH) if reply.has("path") else ""
-            while (frame := await channel.expect(protocol.EVENT, protocol.END))[0] != protocol.END:
-                rows = Fields(frame[1], doing).rows("rows", width, most - len(found))
-                if not rows:
-                    raise channel.nonsense("an event without rows")
-                found += [make(path, row) for row in rows]
-        return found
-
-    async def _upload(self, channel: Channel, view: memoryview) -> None:
-        for start in range(0, len(view), protocol.MAX_DATA):
-            try:
-                await channel.send_data(view[start : start + protocol.MAX_DATA])
-            except RuntimeFailure as broken:
-                raise await self._cause(channel, broken) from None
-
-    async def _finish_upload(self, channel: Channel) -> bytes:
-        try:
-            await channel.send_end()
-        except RuntimeFailure as broken:
-            raise await self._cause(channel, broken) from None
-        return await channel.reply()
-
-    async def _cause(self, channel: Channel, broken: RuntimeFailure) -> RuntimeFailure:
-        """Return why the guest stopped reading: its error frame waits in the socket behind the broken write."""
-        try:
-            await channel.expect()
-        except RuntimeFailure as error:
-            return error
-        return broken
-
 
 def _file_request(op: str, path: str, user: str | None, doing: str) -> dict[str, object]:
     if not path or len(path) >= protocol.MAX_PATH or _unencodable(path):
         raise FileProblem(f"cannot {doing}: {faults.FILE['bad-path']}", kind=FileProblemKind.BAD_PATH)
     return {"op": op, "path": path, "user": user}
-
-
-def _passed(fields: Fields, stream: Stream | None, doing: str) -> int:
-    # A guest of before this field has no other streams than terminals.
-    if stream is not None and fields.flag("cut"):
-        raise ExecutionEnded(f"cannot {doing}: a part of its {stream.value} was dropped already")
-    return fields.integer("passed", 0, _SIZE_MAX) if fields.has("passed") else 0
-
-
-def _info(fields: Fields) -> FileInfo:
-    kind = fields.text("kind", 16)
-    return FileInfo(
-        path=fields.text("path", 2 * protocol.MAX_PATH),
-        kind=FileKind(kind) if kind in set(FileKind) else FileKind.OTHER,
-        size=fields.integer("size", 0, _SIZE_MAX),
-        mode=fields.integer("mode", 0, 0o7777),
-        mtime=fields.number("mtime"),
-        uid=fields.integer("uid", 0, _ID_MAX),
-        gid=fields.integer("gid", 0, _ID_MAX),
-    )
-
-
-def _execution(row: Row) -> ExecutionState:
-    return ExecutionState(
-        id=row.text(0, protocol.MAX_ID),
-        pid=row.integer(1, 0, _ID_MAX),
-        running=row.flag(2),
-        exit_code=None if row.missing(3) else row.integer(3, 0, 255),
-    )
-
-
-def _entry(folder: str, row: Row) -> FileInfo:
-    kind = row.text(1, 16)
-    return FileInfo(
-        path=f"{folder.rstrip('/')}/{row.text(0, _NAME_MAX)}",
-        kind=FileKind(kind) if kind in set(FileKind) else FileKind.OTHER,
-        size=row.integer(2, 0, _SIZE_MAX),
-        mode=row.integer(3, 0, 0o7777),
-        mtime=row.number(4),
-        uid=row.integer(5, 0, _ID_MAX),
-        gid=row.integer(6, 0, _ID_MAX),
-    )
 
 
 def _unencodable(*texts: str) -> bool:
