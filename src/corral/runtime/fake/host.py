@@ -31,8 +31,9 @@ from corral.runtime.contract import (
     NoSuchSnapshot,
     SnapshotExists,
 )
+from corral.runtime.fake.execution import Execution
 from corral.runtime.fake.files import Tree
-from corral.runtime.fake.guest import Execution, GuestThread
+from corral.runtime.fake.guest import GuestThread
 from corral.runtime.fake.launch import MARK
 from corral.runtime.spool import Spool
 

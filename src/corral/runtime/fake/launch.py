@@ -6,6 +6,7 @@ Owns every process start of the fake. Nothing is left of a start that fails. Mus
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pty
 import shutil
@@ -16,8 +17,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from corral.runtime.contract import BadCommand, BoxSpec, ExecSpec, FileProblem, HostExhausted, Stream
+from corral.runtime.fake.execution import Execution
 from corral.runtime.fake.files import Tree
-from corral.runtime.fake.guest import Execution, set_nonblocking
 from corral.runtime.spool import Spool, SpoolFds
 
 #: Every process of a box carries its box's token in this variable, and is found by it.
@@ -131,7 +132,7 @@ def _spawn(
             start_new_session=spec.terminal is None,
         )
         for fd in {*outputs.values(), *([] if stdin is None else [stdin])}:
-            set_nonblocking(fd)
+            _set_nonblocking(fd)
         execution = Execution(box=box, spec=spec, process=process, fds=fds, spool=spool, outputs=outputs, stdin=stdin)
         on_failure.pop_all()
         return execution
@@ -154,3 +155,8 @@ def _pipes(
     on_failure.callback(os.close, write)
     child_ends.callback(os.close, read)
     return write, (read, ends[0], ends[1])
+
+
+def _set_nonblocking(fd: int) -> None:
+    """Make reads and writes of `fd` return at once."""
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_NONBLOCK)

@@ -28,9 +28,10 @@ from corral.runtime.contract import (
     Usage,
 )
 from corral.runtime.fake import files, launch
-from corral.runtime.fake.guest import Execution, Watch
+from corral.runtime.fake.execution import Execution
 from corral.runtime.fake.host import FakeBox, FakeHost, cpu_us, disk_bytes, processes, resident_bytes
 from corral.runtime.fake.streams import OutputStream, TcpStream
+from corral.runtime.fake.viewers import Watch
 from corral.runtime.rootfs import transfer
 
 #: The contract's pace of `follow`.

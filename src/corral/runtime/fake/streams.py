@@ -7,7 +7,8 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from corral.runtime.contract import ByteStream
-from corral.runtime.fake.guest import Execution, Viewer
+from corral.runtime.fake.execution import Execution
+from corral.runtime.fake.viewers import Viewer
 
 
 class TcpStream(ByteStream):
