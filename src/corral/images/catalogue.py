@@ -16,13 +16,11 @@ from corral.core import errors
 from corral.core.clock import Clock
 from corral.images import names, stock
 from corral.images.holds import Hold
-from corral.images.store import ImageStore
+from corral.images.store import MOST_ALIASES, ImageStore
 from corral.runtime.contract import Layer, User
 
 #: Seconds for which a layer that somebody asked for is held, though nothing is known to be on it yet.
 _LATELY_S: Final = 3600.0
-#: Aliases of aliases that are followed.
-_MOST_ALIASES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +134,7 @@ class Catalogue:
         for candidate in (*meant, *other_words):
             found = self._look(candidate)
             if isinstance(found, str):
-                target = self._find(found, depth + 1) if depth < _MOST_ALIASES else None
+                target = self._find(found, depth + 1) if depth < MOST_ALIASES else None
                 found = None if target is None else replace(target, name=candidate)
             if found is not None:
                 return found

@@ -45,7 +45,7 @@ _GONE: Final = "gone-"
 #: the whole digest is in layer.json, and another layer of the same short name is refused.
 SHORT: Final = 16
 #: Aliases of aliases that are followed.
-_MOST_ALIASES: Final = 8
+MOST_ALIASES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class ImageStore:
 
     def current(self, name: str) -> Stored | None:
         """The image that new boxes of this name get, aliases followed; None when there is none."""
-        for _ in range(_MOST_ALIASES):
+        for _ in range(MOST_ALIASES):
             try:
                 text = self.name_file(name).read_text()
             except OSError as problem:
@@ -116,8 +116,8 @@ class ImageStore:
                     raise errors.Conflict(f"cannot make alias {name}: {' -> '.join([*row, there])} is a circle")
                 row.append(there)
                 there = self.target(there)
-            if len(row) > _MOST_ALIASES:
-                raise errors.Conflict(f"cannot make alias {name}: more than {_MOST_ALIASES - 1} aliases in a row")
+            if len(row) > MOST_ALIASES:
+                raise errors.Conflict(f"cannot make alias {name}: more than {MOST_ALIASES - 1} aliases in a row")
             self._write(self.name_file(name), json.dumps({"alias": target}) + "\n")
 
     def drop(self, name: str) -> bool:
