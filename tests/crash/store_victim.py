@@ -19,7 +19,8 @@ from pathlib import Path
 
 from corral.core import errors
 from corral.core.clock import SystemClock
-from corral.images import fsck
+from corral.images import fsck, intake
+from corral.images.archives.model import Limits, Task
 from corral.images.collect import collect
 from corral.images.service import Images
 from corral.images.store import ImageStore
@@ -43,6 +44,19 @@ async def move(images: Images, archive: bytes) -> None:
         assert path.stat().st_size
 
 
+async def pull(images: Images, layout: Path) -> None:
+    """A build asks for an image, and again, and then none does."""
+    store = images.store
+    with store.working() as work:
+        task = Task("cannot pull pulled:1", Limits())
+        intake.take_layout(store, work, layout, "pulled:1", "pulled:1", "a test", SystemClock(), task, pulled=True)
+    await images.obtain("pulled:1")
+    store.renew("pulled:1", 0)
+    collected = await images.collect(keep_s=3600)
+    assert collected is not None
+    assert collected.names == ("pulled:1",)
+
+
 def life(root: Path, layout: Path) -> None:
     """All that happens to an image: in, named, used for a while, out, and its layers gone; and to a layer alone."""
     images = Images(root, root.parent / "data")
@@ -52,6 +66,7 @@ def life(root: Path, layout: Path) -> None:
     images.resolve("other:1")
     images.remove("other:1")
     images.remove("victim:1")
+    asyncio.run(pull(images, layout))
     images.leave([])
     assert collect(ImageStore(root), SystemClock()) is not None
     fsck.check(ImageStore(root), repair=True)

@@ -104,6 +104,9 @@ class Settings:
     provisioning_limit_s: Annotated[float, "Seconds after which a devbox that still has no box has failed."] = 120.0
     initializing_limit_s: Annotated[float, "Seconds that files and launch commands may take in all."] = 3600.0
     builder: Annotated[str, "Image of the devboxes that images are built in."] = "builder"
+    pulled_keep_s: Annotated[
+        float, "Seconds for which an image that was pulled for a build stays after the last one that asked for it."
+    ] = 2592000.0
     builds_at_once: Annotated[int, "Images that are built at the same time; more wait their turn."] = 2
     build_limit_s: Annotated[float, "Seconds that a build may take unless it names its own limit."] = 3600.0
     build_cpu: Annotated[float, "Cores of a build."] = 2.0

@@ -70,7 +70,9 @@ def make(base: Base, machine: Machine, storage: Storage, boxes: DevboxParts) -> 
     recovers = [one.strip() for one in settings.remote_recovers.split(",") if one.strip()]
     sweeper = None
     if isinstance(images, Images):
-        sweeper = LayerSweeper(images, runtime.layers, (controller.layers,), clock=clock)
+        sweeper = LayerSweeper(
+            images, runtime.layers, (controller.layers,), clock=clock, keep_s=settings.pulled_keep_s
+        )
     return Copies(
         snapshots=Snapshots(store, feed, devboxes, boxes.snapshot_rules, clock=clock),
         remote=RemoteCopies(store, remote, devboxes, recovers=recovers, clock=clock, ids=ids),

@@ -93,6 +93,9 @@ class NoImages:
         """Whatever it is called."""
         return _NoLayers(name or "")
 
+    def renew(self, name: str) -> None:
+        """Nothing goes."""
+
     async def obtain(self, name: str) -> _NoLayers:
         """Whatever it is called."""
         return _NoLayers(name)

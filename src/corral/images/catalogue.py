@@ -143,7 +143,8 @@ class Catalogue:
     def _look(self, name: str) -> ImageInfo | str | None:
         """The image of exactly this name, or what the alias of this name stands for."""
         try:
-            # A name's file is written once, to a new file: its identity tells whether this is the one that was read.
+            # A name's text is written once, to a new file: its identity tells whether this is the one that was read.
+            # Its time also changes when a build asks for what was pulled: then it is read once more.
             facts = self._store.name_file(name).stat()
         except OSError:
             return None

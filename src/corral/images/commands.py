@@ -21,7 +21,7 @@ from corral.images.catalogue import ImageInfo
 from corral.images.collect import Collected
 from corral.images.service import Images, Registries
 from corral.images.store import ImageStore
-from corral.images.terminal import Live, created, facts, megabytes, told
+from corral.images.terminal import Live, asked, created, facts, megabytes, told
 
 app = typer.Typer(help="Images that boxes are made of, on this host.", no_args_is_help=True)
 
@@ -140,6 +140,8 @@ def list_images(
 ) -> None:
     """List the images that boxes can be made of, and the stock images that could be built.
 
+    One with a last build was pulled for it, and goes by itself once no build has asked for it for a while.
+
     Example: corral image list --json
     """
     with told():
@@ -157,10 +159,13 @@ def list_images(
         typer.echo(f"no images in {images}; build the default one with: corral image build", err=True)
         return
     table = Table("name", "size", "layers", "created", "digest", box=None, pad_edge=False)
+    builds = any(map(asked, found))
+    if builds:
+        table.add_column("last build", no_wrap=True)
     for stored in found:
         manifest = stored.manifest
-        when = f"{created(stored):%Y-%m-%d %H:%M}"
-        table.add_row(stored.name, megabytes(manifest.size), str(len(stored.layers)), when, manifest.digest[:19])
+        row = [stored.name, megabytes(manifest.size), str(len(stored.layers)), f"{created(stored):%Y-%m-%d %H:%M}"]
+        table.add_row(*row, manifest.digest[:19], *([asked(stored)] if builds else []))
     for name, target in aliases.items():
         table.add_row(name, "", "", "", f"-> {target}")
     for name in lacking:

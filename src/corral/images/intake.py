@@ -20,7 +20,7 @@ from corral.images.archives.layout import LayoutLayer
 from corral.images.archives.model import LayerFacts, Task
 from corral.images.archives.unpack import Blob
 from corral.images.record import Manifest
-from corral.images.store import ImageStore, Stored
+from corral.images.store import ImageStore
 from corral.runtime.contract import User
 
 _ROOT: Final = User("root", 0, 0, "/root")
@@ -39,20 +39,26 @@ def take_layout(
     task: Task,
     *,
     fetched: bool = False,
-) -> Stored:
+    pulled: bool = False,
+) -> None:
     """Make the layout's image one of the store, as `name`. `work` is a folder of the store to work in.
 
     Blobs of a layout that was `fetched` are what their names say: whoever fetched it has seen to that.
+    One that is `pulled` for a build goes by itself, and takes the name from nobody.
     """
     found = layout.read(folder, reference, task)
     facts = [
         _layer(store, work, layer, f"layer {at + 1} of {len(found.layers)}", task, fetched=fetched)
         for at, layer in enumerate(found.layers)
     ]
-    return _name(store, name, found.config, facts, origin, clock, task)
+    named = _named(store, found.config, facts, origin, clock, task)
+    if pulled:
+        store.put_pulled(name, named)
+    else:
+        store.put(name, named)
 
 
-def take_tar(store: ImageStore, work: Path, path: Path, name: str, clock: Clock, task: Task) -> Stored:
+def take_tar(store: ImageStore, work: Path, path: Path, name: str, clock: Clock, task: Task) -> None:
     """Make the tar of a root filesystem an image of one layer, as `name`."""
     folder = work / "layer-0"
     folder.mkdir()
@@ -62,7 +68,7 @@ def take_tar(store: ImageStore, work: Path, path: Path, name: str, clock: Clock,
     store.add_layer(folder, facts)
     created = record.rfc3339(datetime.fromtimestamp(clock.now_ms() / 1000, tz=UTC))
     config = layout.config_of([facts.diff_id], created, {})
-    return _name(store, name, config, [facts], str(path), clock, task)
+    store.put(name, _named(store, config, [facts], str(path), clock, task))
 
 
 def take_layer(store: ImageStore, work: Path, blob: Path, diff_id: str, task: Task) -> None:
@@ -87,9 +93,10 @@ def _layer(
     return facts
 
 
-def _name(
-    store: ImageStore, name: str, config: str, facts: Sequence[LayerFacts], origin: str, clock: Clock, task: Task
-) -> Stored:
+def _named(
+    store: ImageStore, config: str, facts: Sequence[LayerFacts], origin: str, clock: Clock, task: Task
+) -> Manifest:
+    """What a name's file is to say."""
     if not facts:
         raise task.invalid("it has no layers")
     manifest = Manifest(
@@ -101,8 +108,7 @@ def _name(
         origin=origin,
         user=_ROOT,
     )
-    named = record.with_user(manifest, user_of(str(manifest.settings.get("User") or ""), _trees(store, manifest)))
-    return store.put(name, named)
+    return record.with_user(manifest, user_of(str(manifest.settings.get("User") or ""), _trees(store, manifest)))
 
 
 def _trees(store: ImageStore, manifest: Manifest) -> list[Path]:

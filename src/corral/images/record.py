@@ -18,7 +18,8 @@ class Manifest:
     """An image. `config` is the text of its OCI configuration, `layers` the digests of its layers' archives, from the
     lowest to the highest. `size` in bytes, `created_ms` in Unix milliseconds: when it came to this host.
 
-    `user` is who commands run as. `recipe` and `packages` (name -> version) are of stock images.
+    `user` is who commands run as. `recipe` and `packages` (name -> version) are of stock images. One that was `pulled`
+    for a build goes by itself; all others, and those of before there was this field, are the operator's.
     """
 
     config: str
@@ -30,6 +31,7 @@ class Manifest:
     user: User
     recipe: str = ""
     packages: Mapping[str, str] = field(default_factory=dict)
+    pulled: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -82,7 +84,10 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of a name's file."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+        facts = asdict(self)
+        if not self.pulled:
+            del facts["pulled"]  # so that versions which do not know it can read all that has not to do with it
+        return json.dumps(facts, indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:

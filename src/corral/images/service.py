@@ -66,6 +66,7 @@ class Images:
         kept = names.normal(name)
         if self.store.name_file(kept).exists() and self.store.target(kept) is None:
             raise errors.Conflict(f"cannot make alias {kept}: it is an image; remove that first")
+        self.renew(target)  # so that it does not go before it is stood for
         self.resolve(target)
         self.store.put_alias(kept, names.normal(target))
         return self.resolve(kept)
@@ -126,17 +127,21 @@ class Images:
 
     async def pull(self, reference: str, name: str | None = None) -> ImageInfo:
         """Fetch an image from its registry and have the name, else its own, mean it. Raises errors.Unavailable."""
-        name = names.normal(name) if name else names.tagged(reference)
-        source = transports.Source(
-            transports.Kind.REGISTRY, reference if names.has_tag(reference) else f"{reference}:latest"
-        )
-        return await self._take(source, name, self._task(f"cannot pull {name}"))
+        return await self._pull(names.normal(name) if name else names.tagged(reference), reference)
+
+    def renew(self, name: str) -> None:
+        """Have what this name means, where it was pulled for a build, be asked for now. Does nothing for others."""
+        with contextlib.suppress(errors.Invalid):
+            for each in names.candidates(name):
+                self.store.renew(each, self._clock.now_ms())
 
     async def obtain(self, name: str) -> ImageInfo:
         """The image of this name, from its registry when it is not on this host, or a stock one that is like it.
 
+        What is fetched for it stays until it was not asked for, here or by `renew`, for as long as `collect` is told.
         A registry that had it not, or did not answer, is asked again after ten minutes. Raises errors.NotFound.
         """
+        self.renew(name)
         meant = names.candidates(name)
         if any(self.store.name_file(each).exists() for each in meant) or meant[0] in stock.FLAVOURS:
             return self.resolve(name)
@@ -144,7 +149,7 @@ class Images:
             asked, cause = self._refused.get(meant[-1], (-_REFUSED_S, ""))
             if self._clock.monotonic() - asked >= _REFUSED_S:
                 try:
-                    return await self.pull(name)
+                    return await self._pull(names.tagged(name), name, pulled=True)
                 except errors.Unavailable as problem:
                     cause = problem.message
                     self._refused[meant[-1]] = (self._clock.monotonic(), cause)
@@ -226,13 +231,14 @@ class Images:
 
     # -- what is kept
 
-    async def collect(self, used: Iterable[Layer] = ()) -> Collected | None:
+    async def collect(self, used: Iterable[Layer] = (), *, keep_s: float | None = None) -> Collected | None:
         """Remove layers that no name and no server needs; None when somebody is adding some at the moment.
 
         `used` is all that this server's rows and boxes are on; what was asked for lately is held as well.
+        Names that were pulled for builds go first, when none has asked for them for `keep_s` seconds, unless None.
         """
         self._catalogue.keep(used)
-        return await asyncio.to_thread(collect, self.store, self._clock)
+        return await asyncio.to_thread(collect, self.store, self._clock, keep_s)
 
     def leave(self, used: Iterable[Layer]) -> None:
         """Hold no more than `used`, for a server that ends."""
@@ -240,7 +246,12 @@ class Images:
 
     # -- inside
 
-    async def _take(self, source: Source, name: str, task: Task) -> ImageInfo:
+    async def _pull(self, name: str, reference: str, *, pulled: bool = False) -> ImageInfo:
+        full = reference if names.has_tag(reference) else f"{reference}:latest"
+        source = transports.Source(transports.Kind.REGISTRY, full)
+        return await self._take(source, name, self._task(f"cannot pull {name}"), pulled=pulled)
+
+    async def _take(self, source: Source, name: str, task: Task, *, pulled: bool = False) -> ImageInfo:
         async with working(self.store, task) as work:
             folder = work / "layout"
             known = await asyncio.to_thread(self.store.archives)
@@ -257,6 +268,7 @@ class Images:
                     self._clock,
                     task,
                     fetched=source.kind is transports.Kind.REGISTRY,
+                    pulled=pulled,
                 ),
             )
             return self.resolve(name)

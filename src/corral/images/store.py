@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -50,11 +50,15 @@ MOST_ALIASES: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An image on this host: its name, what is known of it, and the trees of its layers, the lowest first."""
+    """An image on this host: its name, what is known of it, and the trees of its layers, the lowest first.
+
+    `asked_ms`, in Unix milliseconds, is when a build last asked for what was pulled for one; None of all others.
+    """
 
     name: str
     manifest: Manifest
     layers: tuple[Layer, ...]
+    asked_ms: int | None = None
 
     @property
     def rootfs(self) -> Path:
@@ -78,7 +82,8 @@ class ImageStore:
         """The image that new boxes of this name get, aliases followed; None when there is none."""
         for _ in range(MOST_ALIASES):
             try:
-                text = self.name_file(name).read_text()
+                with self.name_file(name).open() as file:
+                    text, written_ms = file.read(), os.fstat(file.fileno()).st_mtime_ns // 1_000_000
             except OSError as problem:
                 if problem.errno in {errno.ENOENT, errno.ENAMETOOLONG}:
                     return None
@@ -86,7 +91,8 @@ class ImageStore:
             target = alias_in(text)
             if target is None:
                 manifest = Manifest.from_json(text)
-                return Stored(name, manifest, tuple(map(self.layer, manifest.distinct)))
+                asked_ms = written_ms if manifest.pulled else None
+                return Stored(name, manifest, tuple(map(self.layer, manifest.distinct)), asked_ms)
             name = target
         return None
 
@@ -105,6 +111,27 @@ class ImageStore:
         """Have the name mean this image from now on. Its layers must be there, under a lock since before they were."""
         self._write(self.name_file(name), manifest.to_json())
         return Stored(name, manifest, tuple(map(self.layer, manifest.distinct)))
+
+    def put_pulled(self, name: str, manifest: Manifest) -> None:
+        """As `put` of what a build asked for, unless the name has come to mean something since: that is right then."""
+        made_ns = manifest.created_ms * 1_000_000
+
+        def publish(made: Path, path: Path) -> None:
+            os.utime(made, ns=(made_ns, made_ns))
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(made)
+            made.unlink()
+
+        self._write(self.name_file(name), replace(manifest, pulled=True).to_json(), publish)
+
+    def renew(self, name: str, at_ms: int) -> None:
+        """Note that somebody asks for what the name means, if that was pulled for a build."""
+        # In the file's time and not in its text: to write that anew could undo what an operator gives the name.
+        with self.sharing():
+            stored = self.current(name)
+            if stored is not None and stored.asked_ms is not None:
+                with contextlib.suppress(FileNotFoundError):  # an operator has just removed it
+                    os.utime(self.name_file(stored.name), ns=(at_ms * 1_000_000, at_ms * 1_000_000))
 
     def put_alias(self, name: str, target: str) -> None:
         """Have the name mean whatever `target` means at the time. Raises errors.Conflict for a circle."""
@@ -270,14 +297,15 @@ class ImageStore:
             fcntl.flock(lock, how)
             yield
 
-    def _write(self, path: Path, text: str) -> None:
+    def _write(self, path: Path, text: str, publish: Callable[[Path, Path], object] = Path.replace) -> None:
+        """`publish` has what is written in the first file be the second one."""
         self._make()
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as file:
             try:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-                Path(file.name).replace(path)
+                publish(Path(file.name), path)
             except BaseException:
                 Path(file.name).unlink(missing_ok=True)
                 raise

@@ -30,13 +30,17 @@ class LayerSweeper:
     """Removes layers that are needed no more. `run` until cancelled.
 
     `boxes` are asked before and after `rows`: what moves from one to the other meanwhile is seen with one of them.
+    What was pulled for builds goes when none has asked for it for `keep_s` seconds.
     """
 
-    def __init__(self, images: Images, boxes: UsesOfBoxes, rows: Sequence[Uses], *, clock: Clock) -> None:
+    def __init__(
+        self, images: Images, boxes: UsesOfBoxes, rows: Sequence[Uses], *, clock: Clock, keep_s: float
+    ) -> None:
         self._images = images
         self._boxes = boxes
         self._rows = rows
         self._clock = clock
+        self._keep_s = keep_s
         self._log = log.get("images.sweeper")
 
     async def run(self) -> None:
@@ -46,7 +50,9 @@ class LayerSweeper:
     async def sweep(self) -> None:
         """One round."""
         used = await self._boxes(), await self._used_by_rows(), await self._boxes()
-        collected = await self._images.collect(set[Layer]().union(*used))
+        collected = await self._images.collect(set[Layer]().union(*used), keep_s=self._keep_s)
+        if collected is not None and collected.names:
+            self._log.info("removed names of images that no build asks for", names=" ".join(collected.names))
         if collected is not None and collected.layers:
             self._log.info("removed layers", layers=len(collected.layers), bytes=collected.size)
 

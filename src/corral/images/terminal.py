@@ -28,6 +28,7 @@ def facts(stored: Stored) -> dict[str, object]:
         "size": manifest.size,
         "files": manifest.files,
         "origin": manifest.origin,
+        "last_build": None if stored.asked_ms is None else _time(stored.asked_ms).isoformat(),
         "packages": dict(manifest.packages),
         "layers": [{"digest": layer.digest, "path": str(layer.path)} for layer in stored.layers],
     }
@@ -35,12 +36,21 @@ def facts(stored: Stored) -> dict[str, object]:
 
 def created(stored: Stored) -> datetime:
     """When it came to this host."""
-    return datetime.fromtimestamp(stored.manifest.created_ms / 1000, tz=UTC)
+    return _time(stored.manifest.created_ms)
+
+
+def asked(stored: Stored) -> str:
+    """The day on which a build last asked for what goes by itself once none does; "" for all others."""
+    return "" if stored.asked_ms is None else f"{_time(stored.asked_ms):%Y-%m-%d}"
 
 
 def megabytes(size: int) -> str:
     """Bytes as people read them."""
     return f"{size / 1e6:,.0f} MB"
+
+
+def _time(at_ms: int) -> datetime:
+    return datetime.fromtimestamp(at_ms / 1000, tz=UTC)
 
 
 @contextmanager

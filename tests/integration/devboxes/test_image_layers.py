@@ -40,7 +40,7 @@ def images(cold: Stack, tmp_path: Path, clock: LaterClock) -> service.Images:
 async def test_layers_of_boxes_snapshots_and_suspended_devboxes_stay(
     images: service.Images, stack: Stack, clock: LaterClock
 ) -> None:
-    sweeper = LayerSweeper(images, stack.runtime.layers, (stack.copies.layers,), clock=clock)
+    sweeper = LayerSweeper(images, stack.runtime.layers, (stack.copies.layers,), clock=clock, keep_s=3600)
     layers: dict[str, Layer] = {}
     ids: dict[str, str] = {}
     for name in ("runs", "sleeps", "copied", "unused"):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from corral.core import errors
+from corral.core.clock import ManualClock
 from corral.images import fsck
 from corral.images.archives.transports import Registries
 from corral.images.service import Images
@@ -280,6 +281,33 @@ async def test_a_name_that_is_not_here_is_asked_of_its_registry_and_then_meant_o
             await images.obtain("python:3")
     # What is here is not asked for again.
     assert (await images.obtain("debian:12")).digest == answered.digest
+
+
+async def test_what_a_build_had_pulled_goes_unless_somebody_imports_it(tmp_path: Path, layout: Path) -> None:
+    config, clock = tmp_path / "registries.conf", ManualClock()
+    with archives.registry(tmp_path / "registry") as host:
+        for name in ("one:1", "two:1"):
+            archives.skopeo("--dest-tls-verify=false", f"oci:{layout}:image", f"docker://{host}/{name}")
+        config.write_text(f'[[registry]]\nlocation = "{host}"\ninsecure = true\n')
+        images = Images(tmp_path / "images", registries=Registries(config), clock=clock)
+        one, two = f"{host}/one:1", f"{host}/two:1"
+        before = await images.obtain(one)
+        await images.obtain(two)
+        listed = {each["name"]: each for each in json.loads(corral(images.store.root, "list", "--json"))}
+        assert listed[one]["last_build"] == "2023-11-14T22:13:20+00:00"
+        await images.pull(two)
+        assert corral(images.store.root, "list").count("2023-11-14\n") == 1
+        await clock.advance(3601)
+        collected = await images.collect(keep_s=3600)
+        assert collected is not None
+        assert (collected.names, collected.layers) == ((one,), ())
+        assert images.names() == [two]
+        listed = {each["name"]: each for each in json.loads(corral(images.store.root, "list", "--json"))}
+        assert listed[two]["last_build"] is None
+        assert "last build" not in corral(images.store.root, "list")
+        # And comes again when it is needed.
+        assert await images.obtain(one) == before
+    assert sound(images)
 
 
 def corral(root: Path, *argv: str, code: int = 0) -> str:

@@ -180,7 +180,7 @@ async def test_what_moves_between_boxes_and_rows_is_seen(tmp_path: Path) -> None
         in_box[0] = not in_box[0]
         return found
 
-    sweeper = LayerSweeper(images, boxes, (rows,), clock=clock)
+    sweeper = LayerSweeper(images, boxes, (rows,), clock=clock, keep_s=WEEK_S)
     await sweeper.sweep()
     await sweeper.sweep()
     assert layer.path.is_dir()

@@ -35,8 +35,11 @@ class Library(Protocol):
     def resolve(self, name: str | None = None) -> Image:
         """The image of this name. Raises errors.NotFound."""
 
+    def renew(self, name: str) -> None:
+        """Note that a build asks for what this name means: what was pulled for builds stays while some do."""
+
     async def obtain(self, name: str) -> Image:
-        """As `resolve`, but one that is not here is asked of its registry first. Raises errors.CorralError."""
+        """As `renew` and `resolve`, but what is not here is asked of its registry first. Raises errors.CorralError."""
 
     def names(self) -> list[str]:
         """Names that `resolve` knows now."""

@@ -61,6 +61,7 @@ class HostBases:
         """The image of this name."""
         if name.startswith(harvest.PREFIX):
             return None
+        self._library.renew(name)
         try:
             found = self._library.resolve(name)
         except errors.NotFound:
@@ -116,7 +117,10 @@ class Builds:
         return found
 
     async def look_again(self, job: Job) -> bool:
-        """Ask registries for what stock images stand for in its Dockerfile; whether it is upon others from now on."""
+        """Ask registries for what stock images stand for in its Dockerfile, and for what went since it was requested.
+
+        Returns whether it is upon others from now on.
+        """
         before = [rows.Named(name, image, digest) for name, (image, digest) in job.bases.items()]
         named = [await self._stood_for(job, base) for base in before]
         if named == before:
@@ -178,8 +182,8 @@ class Builds:
             raise errors.Invalid(f"cannot build an image: {bad[0]!r} is no name of letters, digits and hyphens")
 
     async def _stood_for(self, job: Job, base: rows.Named) -> rows.Named:
-        """What its registry has, where a stock image stands for that; else, and where none answers, the same."""
-        if base.image != stock.flavour_of(base.written):
+        """What its registry has, where a stock image stands for that or it is gone; else or unanswered, the same."""
+        if base.image.startswith(harvest.PREFIX):
             return base
         try:
             found = await self._library.obtain(base.written)
