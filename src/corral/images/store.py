@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from corral.core import errors
+from corral.core import errors, wholefile
 from corral.images import names
 from corral.images.archives.model import LayerFacts
 from corral.images.archives.unpack import TREE
@@ -153,7 +153,7 @@ class ImageStore:
             self.name_file(name).unlink()
         except FileNotFoundError:
             return False
-        _sync_folder(self.root / NAMES)
+        wholefile.sync(self.root / NAMES)
         return True
 
     # -- layers
@@ -198,7 +198,7 @@ class ImageStore:
                 raise
             self.facts(facts.diff_id)
             remove_tree(folder)
-        _sync_folder(target.parent)
+        wholefile.sync(target.parent)
         return self.layer(facts.diff_id)
 
     # -- work and locks
@@ -274,7 +274,7 @@ class ImageStore:
         """Have a layer's folder be no layer any more, at once; it is left in `scratch`. For who is alone."""
         target = self.root / SCRATCH / f"{_GONE}{folder.name}-{os.getpid()}"
         folder.rename(target)
-        _sync_folder(folder.parent)
+        wholefile.sync(folder.parent)
         return target
 
     def write(self, path: Path, text: str) -> None:
@@ -309,7 +309,7 @@ class ImageStore:
             except BaseException:
                 Path(file.name).unlink(missing_ok=True)
                 raise
-        _sync_folder(path.parent)
+        wholefile.sync(path.parent)
 
 
 def alias_in(text: str) -> str | None:
@@ -351,14 +351,6 @@ def _listed(folder: Path) -> list[str]:
 def _sync(path: Path) -> None:
     """Bring a tree to the disk: after a power cut a name must not stand for an empty file."""
     subprocess.run(("sync", "--file-system", str(path)), check=True, timeout=300)
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def layers_of(manifests: Iterable[Manifest]) -> set[str]:
