@@ -284,6 +284,7 @@ async def test_a_viewer_that_does_not_read_is_dropped_and_the_session_goes_on(
     async with asyncio.timeout(30):
         while stand.waits():
             await asyncio.sleep(0.05)
+    monkeypatch.undo()  # one that reads may be slow on a busy machine
     again = await through.attach(view["connect_url"])
     await until(again, b"all-42")
     assert await close_code(slow) != 4000
