@@ -13,7 +13,7 @@ from corral_sdk._sync.client import Corral
 from corral_sdk.models import DevboxInfo
 
 #: Statuses of devboxes that have not ended.
-LIVE = ("running", "initializing", "provisioning")
+LIVE = ("running", "initializing", "provisioning", "suspending", "suspended")
 
 
 def complete_devbox(incomplete: str) -> Iterator[tuple[str, str]]:
