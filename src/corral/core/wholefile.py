@@ -6,23 +6,27 @@ Owns the order of steps: content, name, folder. Must not decide what a file is o
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 
 def write(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write `data` to a new file in the place of what is there; it is on the disk at the return. Raises OSError.
 
-    Without the second half a name may stand for an empty file after a loss of power.
+    Without the second half a name may stand for an empty file after a loss of power. Two writers of one path at once
+    are no trouble: the last one's is there.
     """
-    part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fchmod(descriptor, mode)
-        os.fsync(descriptor)
-    part.rename(path)
+    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        Path(part).rename(path)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 
