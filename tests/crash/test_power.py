@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from corral.core.store.store import RELAXED_S
+from tests.crash.power import Machine
 from tests.harness.caller import Caller
-from tests.harness.power import Machine
 
 pytestmark = [pytest.mark.root, pytest.mark.image, pytest.mark.slow, pytest.mark.timeout(240)]
 
