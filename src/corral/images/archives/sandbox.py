@@ -6,7 +6,10 @@ an end with the process that started them. Must not know what the programs do.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +78,21 @@ def confined(argv: Sequence[str], walls: Walls) -> list[str]:
         *("--chdir", walls.folder, "--"),
         *argv,
     ]
+
+
+def end(pid: int) -> None:
+    """Kill a command of `confined` that nobody has waited for yet, with all that is behind its walls.
+
+    What bwrap starts dies with it only once it has asked the kernel for that: bwrap alone, killed in its first
+    milliseconds, leaves a program behind that may compute for ever on what a hostile archive says.
+    """
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGSTOP)  # from here on it starts nothing more
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        with contextlib.suppress(FileNotFoundError):
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+                os.kill(int(child), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
 
 
 def require_programs() -> None:

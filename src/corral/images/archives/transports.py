@@ -172,7 +172,7 @@ async def _watched(command: Sequence[str], complaints: IO[bytes], folders: Seque
                 raise errors.TooLarge(f"{task.what}: {size >> 20} MiB came, more than {task.limits.size >> 20} MiB")
     finally:
         if child.returncode is None:
-            child.kill()
+            sandbox.end(child.pid)
             await child.wait()
 
 
@@ -213,7 +213,8 @@ def _kind_of(path: Path, task: Task) -> Kind:
                     raise errors.TooLarge(f"{task.what}: more than {task.limits.files} files")
             code = child.wait(60)
         finally:
-            child.kill()
+            if child.poll() is None:
+                sandbox.end(child.pid)
             if child.stdout is not None:
                 child.stdout.close()
             child.wait()

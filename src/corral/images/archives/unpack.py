@@ -216,7 +216,8 @@ class _Untar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._child.kill()
+        if self._child.poll() is None:
+            sandbox.end(self._child.pid)
         self._counter.join()
         self._undo.close()
 
@@ -317,7 +318,8 @@ def _started(
     try:
         yield child
     finally:
-        child.kill()
+        if child.poll() is None:
+            sandbox.end(child.pid)
         child.wait()
         for stream in (child.stdin, child.stdout):
             if stream is not None:
