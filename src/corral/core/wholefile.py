@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 
-def write(path: Path, data: bytes, mode: int = 0o600) -> None:
+def write(path: Path, data: bytes, mode: int = 0o600, publish: Callable[[Path, Path], object] = Path.replace) -> None:
     """Write `data` to a new file in the place of what is there; it is on the disk at the return. Raises OSError.
 
     Without the second half a name may stand for an empty file after a loss of power. Two writers of one path at once
-    are no trouble: the last one's is there.
+    are no trouble: the last one's is there. `publish` has what was written in its first path be the second one.
     """
-    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=".")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fchmod(descriptor, mode)
             os.fsync(descriptor)
-        Path(part).rename(path)
+        publish(Path(part), path)
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise

@@ -298,18 +298,8 @@ class ImageStore:
             yield
 
     def _write(self, path: Path, text: str, publish: Callable[[Path, Path], object] = Path.replace) -> None:
-        """`publish` has what is written in the first file be the second one."""
         self._make()
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as file:
-            try:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-                publish(Path(file.name), path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
-        wholefile.sync(path.parent)
+        wholefile.write(path, text.encode(), publish=publish)
 
 
 def alias_in(text: str) -> str | None:

@@ -112,9 +112,7 @@ class Spool:
         """Whether the stream's file is shorter than the status line says, or there is none that says anything."""
         path = self._path(box, exec_id, "status")
         line = _read_line(path) if path is not None else None
-        if line is None or parse_status(line) is LOST:
-            return True
-        written = json.loads(line).get(f"{stream.value}_bytes")
+        written = _fields(line or b"").get(f"{stream.value}_bytes")
         return not _is_int(written) or self.size(box, exec_id, stream) < min(written, STREAM_CAP)
 
     def read(self, box: str, exec_id: str, stream: Stream, offset: int, limit: int) -> bytes:
@@ -262,13 +260,7 @@ def parse_status(line: bytes) -> ExecResult:
 
     `exit_code` is clamped to 0..255, and is 128 + signal when there is a signal, whatever the line says.
     """
-    try:
-        # RecursionError: 4,096 opening brackets are enough to overflow the parser.
-        fields = json.loads(line)
-    except (ValueError, RecursionError):
-        return LOST
-    if not isinstance(fields, dict):
-        return LOST
+    fields = _fields(line)
     code, signal = fields.get("exit_code"), fields.get("signal")
     if not _is_int(code) or not (signal is None or _is_int(signal)):
         return LOST
@@ -280,6 +272,16 @@ def parse_status(line: bytes) -> ExecResult:
         stdout_cut=fields.get("stdout_cut") is True,
         stderr_cut=fields.get("stderr_cut") is True,
     )
+
+
+def _fields(line: bytes) -> dict[str, object]:
+    """What the line says; nothing when it is not an object."""
+    try:
+        # RecursionError: 4,096 opening brackets are enough to overflow the parser.
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def _is_int(value: object) -> TypeGuard[int]:

@@ -89,14 +89,14 @@ def test_a_file_that_shrinks_meanwhile_is_an_error(tmp_path: Path) -> None:
         list(chunks)
 
 
-def hostile(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> io.BytesIO:
-    """An archive with one member as only an attacker makes it."""
+def hostile(*members: tuple[str, bytes, str]) -> io.BytesIO:
+    """An archive of members, as name, kind and target of a link, as only an attacker makes it."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
-        info = tarfile.TarInfo(name)
-        info.type = kind
-        info.linkname = link
-        archive.addfile(info)
+        for name, kind, link in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, link
+            archive.addfile(info)
     file.seek(0)
     return file
 
@@ -118,7 +118,7 @@ def test_a_hostile_archive_is_refused(tmp_path: Path, name: str, kind: bytes, li
     target.mkdir(parents=True)
     (tmp_path / "in" / "outside").write_text("kept")
     with pytest.raises(errors.Invalid, match="cannot unpack archive of the devbox"):
-        _tar.unpack(hostile(name, kind, link), target)
+        _tar.unpack(hostile((name, kind, link)), target)
     assert not (tmp_path / "in" / "escaped").exists()
     assert (tmp_path / "in" / "outside").read_text() == "kept"
 
@@ -136,21 +136,15 @@ def test_a_hostile_archive_is_refused(tmp_path: Path, name: str, kind: bytes, li
 )
 def test_nothing_is_unpacked_through_a_link_of_the_archive(tmp_path: Path, name: str, kind: bytes, link: str) -> None:
     """The link itself stays inside; what it leads to could be made another thing by the next member."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for one, what, target in (("way", tarfile.SYMTYPE, "folder"), (name, kind, link)):
-            info = tarfile.TarInfo(one)
-            info.type, info.linkname = what, target
-            archive.addfile(info)
-    file.seek(0)
+    archive = hostile(("way", tarfile.SYMTYPE, "folder"), (name, kind, link))
     (tmp_path / "folder").mkdir()
     with pytest.raises(errors.Invalid, match="leads through link 'way'"):
-        _tar.unpack(file, tmp_path)
+        _tar.unpack(archive, tmp_path)
     assert not list((tmp_path / "folder").iterdir())
 
 
 def test_an_absolute_name_stays_inside(tmp_path: Path) -> None:
-    _tar.unpack(hostile("/tmp/corral-absolute-name"), tmp_path)
+    _tar.unpack(hostile(("/tmp/corral-absolute-name", tarfile.REGTYPE, "")), tmp_path)
     assert (tmp_path / "tmp" / "corral-absolute-name").exists()
     assert not Path("/tmp/corral-absolute-name").exists()
 
