@@ -165,7 +165,7 @@ class Memories:
         for path in partial.iterdir():
             size += path.stat().st_blocks * 512
         if not meta.shared:
-            for path in (*partial.iterdir(), partial):
+            for path in (*filter(Path.is_file, partial.iterdir()), partial):
                 wholefile.sync(path)
         partial.rename(self.path(name))
         if not meta.shared:
