@@ -116,7 +116,9 @@ class Settings:
     build_cache_limit: Annotated[
         int, "Bytes of an account's disk that is kept between builds; one that has grown over it is given up."
     ] = 17179869184
-    build_log_limit: Annotated[int, "Bytes kept of a build's log; of what is over it the steps and the end."] = 4194304
+    build_log_limit: Annotated[int, "Bytes kept of a build's log, times included; of more the steps and the end."] = (
+        4194304
+    )
     keep_output_s: Annotated[float, "Seconds for which output is kept after the end of its devbox."] = 604800.0
     output_limit: Annotated[int, "Bytes kept of each output stream of a command; more is dropped."] = 67108864
     session_idle_s: Annotated[float, "Seconds after which a terminal session that nobody is attached to ends."] = (

@@ -108,9 +108,9 @@ _SLIM = (
 )  # fmt: skip
 # iptables and nft: dockerd and compose's networks use either; pigz: layers unpack on all cores.
 _DOCKER = ("docker.io", "docker-cli", "docker-buildx", "docker-compose", "iptables", "nftables", "pigz")
-# buildah's own list asks for a runtime, which a build by chroot does not start. Without netavark it does not even load
-# an image, though it makes no network. skopeo lays images out without compressing their layers; buildah cannot.
-_BUILDER = ("buildah", "netavark", "skopeo")
+# crun starts the steps. Without netavark buildah does not even load an image, though it makes no network. skopeo lays
+# images out without compressing their layers; buildah cannot.
+_BUILDER = ("buildah", "crun", "netavark", "skopeo")
 # buildah's tests.
 _BUILDER_WITHOUT = ("usr/libexec/buildah",)
 
@@ -130,8 +130,6 @@ _ENV: Final[Mapping[str, str]] = {
     # An interpreter that uv would fetch comes from a site that many networks do not reach, after minutes of trying.
     "UV_PYTHON_DOWNLOADS": "never",
 }
-# A box is a sandbox already: a step of a build needs no other than a changed root.
-_BUILDER_ENV: Final = {**_ENV, "BUILDAH_ISOLATION": "chroot"}
 # What the packages leave out already, said again for whoever looks at the environment.
 _PYTHON_ENV: Final = {**_ENV, "PIP_BREAK_SYSTEM_PACKAGES": "1", "UV_BREAK_SYSTEM_PACKAGES": "1"}
 # Scripts of such images name the interpreter by its whole path.
@@ -145,9 +143,7 @@ def _stock() -> Iterator[Flavour]:
     yield Flavour("debian-13-slim", "trixie", slim, wheels=pins.PYTHON, env=_ENV)
     layers = [
         _layer("debian-13", "debian-13-slim", full, node=pins.NODE_24),
-        _layer(
-            BUILDER, "debian-13-slim", _BUILDER, skeletons=("builder",), without=_BUILDER_WITHOUT, env=_BUILDER_ENV
-        ),
+        _layer(BUILDER, "debian-13-slim", _BUILDER, skeletons=("builder",), without=_BUILDER_WITHOUT, env=_ENV),
         _layer(DOCKER, "debian-13", _DOCKER, skeletons=("docker",), groups=("docker",)),
     ]
     for version, debian in (("3.11", "debian-12"), ("3.13", "debian-13")):

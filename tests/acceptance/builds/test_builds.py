@@ -297,8 +297,22 @@ def test_a_log_without_end_is_cut_and_the_end_is_kept(server: BuildServer) -> No
     assert failure["exit_code"] == 9
     assert failure["output"].endswith("the last words")
     log = server.log(build_id)
-    assert sum(map(len, log)) < 150_000
+    assert 10_000 < sum(map(len, log)) < 150_000
     assert "the log is cut here: only the steps that follow and the end of the output are shown" in log
+
+
+def test_of_a_step_that_goes_well_the_last_words_are_shown_too(server: BuildServer) -> None:
+    build = server.build(f"FROM {BASE}\nRUN timeout 1 yes endless | cat; echo the last words\nRUN true\n")
+    assert build["status"] == "build_complete", build
+    assert "the last words" in server.log(build["id"])
+
+
+def test_nothing_of_a_step_outlives_it(server: BuildServer) -> None:
+    began = time.monotonic()
+    look = "! grep --text --quiet '432[1]' /proc/[0-9]*/cmdline"
+    build = server.build(f"FROM {BASE}\nRUN setsid sleep 4321 &\nRUN {look}\n")
+    assert build["status"] == "build_complete", build
+    assert time.monotonic() - began < 30
 
 
 def test_a_long_line_is_cut(server: BuildServer) -> None:
@@ -359,3 +373,9 @@ def test_the_image_goes_when_nothing_wants_it(server: BuildServer) -> None:
     server.ask("release", id=build["id"], wanted_by="last")
     eventually(lambda: not server.ask("is_here", name=build["image"]))
     assert server.request(f"FROM {BASE}\nRUN echo gone > /gone\n") != build["id"]
+
+
+def test_a_builder_without_crun_is_told_of_with_what_to_do(tmp_path: Path) -> None:
+    with BuildServer(tmp_path / "data", IMAGES, CORRAL_BUILDER=BASE) as bare:
+        failure = failed(bare, f"FROM {BASE}\nRUN true\n")
+    assert "no crun: make a new one with `corral image build builder`" in failure["message"]

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.images.builds import log
+from corral.images.builds.inside import __main__ as inside
 from corral.images.builds.model import BuildLogLevel
 
 
@@ -39,11 +40,38 @@ def test_times_stay_within_the_build_whatever_is_told(told: object) -> None:
 
 def test_the_step_that_was_reached_is_told_with_what_it_wrote() -> None:
     written = [step(1, "FROM a"), {"m": "early"}, step(2, "RUN b"), {"m": "x"}, {"m": "y"}]
-    noise = [{"m": "subprocess exited with status 3"}] * 2
-    found = log.reached(spool(*written, *noise, {"l": "error", "m": "Error: …"}))
+    found = log.reached(spool(*written, {"l": "error", "m": "Error: …"}))
     assert (found.stage, found.stages, found.step, found.steps) == (1, 2, 2, 9)
     assert (found.command, found.output) == ("RUN b", "x\ny")
     assert str(found) == "step 2 of 9, stage 1 of 2"
+
+
+@pytest.mark.parametrize(
+    "line", ["", "x" * 300, "\x1b", "é", "STEP 1/2: RUN x"], ids=["empty", "long", "escape", "wide", "step"]
+)
+def test_a_log_of_whatever_lines_fits_into_its_spool_with_its_end(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = inside.Log(50_000, 200)
+    written.feed("STEP 7/9: RUN b")
+    for _ in range(20_000):
+        written.feed(line)
+    written.feed("the last words")
+    written.finish()
+    found = capsys.readouterr().out.encode()
+    assert 50_000 < len(found) < log.spool_limit(50_000)
+    assert log.reached(found).output.endswith("\nthe last words")
+    assert any("the log is cut here" in one.message for one in log.lines(found, 0, 1))
+
+
+def test_a_log_that_is_short_enough_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    written = inside.Log(50_000, 200)
+    said = ["STEP 1/2: FROM a", "", "x", "progress 1\rprogress 2"]
+    for line in said:
+        written.feed(line)
+    written.finish()
+    found = log.lines(capsys.readouterr().out.encode(), 0, 1)
+    assert [line.message for line in found] == ["STEP 1/2: FROM a", "", "x", "progress 2"]
 
 
 @pytest.mark.parametrize("numbers", [[1, 2], ["1", 2, 3, 4], {"a": 1}, [1, 2, 3, True], 7, None])

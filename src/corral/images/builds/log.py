@@ -6,7 +6,6 @@ Owns the bounds of lines and logs, and what a log tells of the step that failed.
 from __future__ import annotations
 
 import json
-import re
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -20,12 +19,9 @@ from corral.images.builds.model import BuildLine, BuildLogLevel
 LINE_LENGTH: Final = 4000
 #: Lines of output that a failure shows.
 SHOWN: Final = 40
-#: A character of a line can take six bytes in the spool, and every line has a time, a level and braces.
-_FORM: Final = 6
+#: Bytes of the spool that are in no count: the program's own lines, and the end of a log that was cut.
+_OWN: Final = 2 * 1024 * 1024
 _MOST_PACKED: Final = 64 * 1024 * 1024
-
-#: What buildah's own processes say of a command that failed.
-_NOISE: Final = re.compile(r"subprocess exited with status \d+")
 
 _LEVELS: Final = {level.value: level for level in BuildLogLevel}
 
@@ -47,8 +43,8 @@ class Reached:
 
 
 def spool_limit(log_bytes: int) -> int:
-    """Bytes of the spool that hold a log of so many bytes, whatever is in it."""
-    return _FORM * log_bytes + 1024 * 1024
+    """Bytes of the spool that hold a log of so many bytes of output, and as many of steps, whatever is in it."""
+    return 2 * log_bytes + _OWN
 
 
 def lines(spool: bytes, since_ms: int, until_ms: int) -> list[BuildLine]:
@@ -76,8 +72,6 @@ def reached(spool: bytes) -> Reached:
             output.clear()
         elif entry.get("l") != BuildLogLevel.ERROR:
             output.append(_text(entry.get("m")))
-    while output and _NOISE.fullmatch(output[-1]):
-        output.pop()
     stage, stages, step, steps = where
     return Reached(step, steps, stage, stages, command, "\n".join(output))
 

@@ -31,35 +31,42 @@ KEPT = 50
 LOADED = Path("/var/lib/containers/corral-bases")
 REGISTRIES = Path("/etc/containers/registries.conf.d/corral.conf")
 
+# Not `--isolation chroot`, which takes no runtime: it drops what its pipe holds when a command ends, the last words of
+# each that writes much. The devbox has a network and limits for all that is in it.
+RUNTIME = ("--isolation", "oci", "--runtime", "crun", "--network", "host", "--runtime-flag", "cgroup-manager=disabled")
+
 RESULT = "corral.invalid/result:latest"
 CHUNK = 65536
 
 
 class Log:
-    """Lines to standard output, at most `most` bytes of them and `longest` characters each."""
+    """Lines to standard output, of `longest` characters each.
+
+    What commands write takes at most `most` bytes as it is written here, and lines that look like the beginning of a
+    step as much again; what they write after that is shown only from its end.
+    """
 
     def __init__(self, most: int, longest: int) -> None:
-        self._left = most
+        self._left = self._left_of_steps = most
         self._longest = longest
         self._cut = False
         self._last: deque[str] = deque(maxlen=KEPT)
 
-    def say(self, message: str, level: str = "info") -> None:
-        """One line, shown even when the log was cut before."""
-        self._write({"t": time.time_ns() // 1_000_000, "l": level, "m": message})
+    def say(self, message: str, level: str = "info", **more: Any) -> int:
+        """One line, shown even when the log was cut before; its bytes."""
+        entry = {"t": time.time_ns() // 1_000_000, "l": level, "m": message, **more}
+        return sys.stdout.write(json.dumps(entry) + "\n")
 
     def feed(self, line: str) -> None:
         """One line of what buildah and the commands of the Dockerfile write."""
         line = line.rstrip("\r").rpartition("\r")[2]
         if len(line) > self._longest:
             line = f"{line[: self._longest]} … (the line goes on)"
-        if found := STEP.match(line):
-            stage, stages, step, steps = (int(one or 1) for one in found.groups()[:4])
-            entry = {"m": line, "s": [stage, stages, step, steps], "c": found[5]}
-            self._write({"t": time.time_ns() // 1_000_000, "l": "info", **entry})
+        if self._left_of_steps > 0 and (found := STEP.match(line)):
+            numbers = [int(one or 1) for one in found.groups()[:4]]
+            self._left_of_steps -= self.say(line, s=numbers, c=found[5])
         elif self._left > 0:
-            self._left -= len(line) + 1
-            self.say(line)
+            self._left -= self.say(line)
         elif not self._cut:
             self._cut = True
             self.say("the log is cut here: only the steps that follow and the end of the output are shown", "warn")
@@ -71,9 +78,6 @@ class Log:
         for line in self._last:
             self.say(line)
         sys.stdout.flush()
-
-    def _write(self, entry: dict[str, Any]) -> None:
-        sys.stdout.write(json.dumps(entry) + "\n")
 
 
 class Failed(Exception):
@@ -118,6 +122,9 @@ class Build:
         return {"ok": True}
 
     def _load_bases(self) -> None:
+        if shutil.which("crun") is None:
+            # So it is on the disk of a build by an older version, too, which begins anew.
+            raise Failed("base", "the image it runs in has no crun: make a new one with `corral image build builder`")
         # A name that is on nobody's disk is looked for where everybody looks.
         REGISTRIES.write_text(f'unqualified-search-registries = ["{"docker"}.io"]\n')
         lent = [base for base in self.plan["bases"] if "layers" in base]
@@ -157,7 +164,7 @@ class Build:
     def _build(self, context: Path, more: list[str]) -> None:
         files = self.folder / "files"
         files.mkdir(exist_ok=True)
-        argv = ["buildah", "build", "--isolation", "chroot", "--layers", "--pull=missing", "--retry", "0"]
+        argv = ["buildah", "build", *RUNTIME, "--layers", "--pull=missing", "--retry", "0"]
         for name, number in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
             # It would ask for more than a box may have, and fail.
             soft, hard = resource.getrlimit(number)
@@ -234,9 +241,7 @@ class Build:
             raise self._late() from None
 
     def _env(self) -> dict[str, str]:
-        # The kernel lets nobody in a user namespace take the old root away below the new one. What a command can reach
-        # by breaking out of its chroot is this devbox, which it has to itself.
-        return {**second.environment(), "TMPDIR": str(self.folder / "tmp"), "BUILDAH_NOPIVOT": "1"}
+        return {**second.environment(), "TMPDIR": str(self.folder / "tmp")}
 
     def _late(self) -> Failed:
         return Failed("build", f"the build took longer than {self.plan['timeout_s']:g} s", late=True)
