@@ -14,15 +14,16 @@ if [ -S /var/run/docker.sock ] && timeout 5 docker version >/dev/null 2>&1; then
     exit 0
 fi
 
-# Version 2 alone: a group whose controllers are given on may hold no process itself.
+# Version 2 alone: a group whose controllers are given on may hold no process itself. Such files look empty to `-s`.
 top=/sys/fs/cgroup
-if [ -s "$top/cgroup.controllers" ]; then
+controllers=$(cat "$top/cgroup.controllers" 2>/dev/null || true)
+if [ -n "$controllers" ]; then
     mkdir -p "$top/init"
     for _ in 1 2 3 4 5 6 7 8 9 10; do
         while read -r pid; do
             echo "$pid" >"$top/init/cgroup.procs" 2>/dev/null || true
         done <"$top/cgroup.procs"
-        sed 's/^/+/; s/ / +/g' "$top/cgroup.controllers" >"$top/cgroup.subtree_control" 2>/dev/null && break
+        echo "+${controllers// / +}" 2>/dev/null >"$top/cgroup.subtree_control" && break
     done
 fi
 

@@ -16,6 +16,8 @@ import pytest
 
 from corral.core.settings import Settings
 from corral.images.service import Images
+from corral.runtime.cgroup.layout import Mode, read_layout
+from corral.runtime.linux import mounts
 from tests.harness.caller import Caller
 from tests.harness.server import Server
 
@@ -133,6 +135,16 @@ def test_compose_brings_up_postgresql_and_a_service_that_asks_it(caller: Caller,
     assert (lost["exit_status"], lost["stdout"]) == (2, "")
     caller.run(devbox, "cd app && docker compose down -t 1 --volumes")
     assert "app_" not in caller.run(devbox, "docker network ls --format '{{.Name}}'; docker volume ls -q")
+
+
+def test_a_container_has_limits_of_its_own_where_version_2_is_alone(caller: Caller, devbox: str) -> None:
+    look = "cat /sys/fs/cgroup/memory.max 2>/dev/null || echo none"
+    said = caller.run(devbox, f"docker run --rm --memory 64m base:1 sh -c '{look}' 2>&1")
+    if read_layout(mounts.current()).mode is Mode.V2:
+        assert said == f"{64 << 20}\n"
+    else:
+        assert "does not support memory limit" in said
+        assert said.endswith("\nnone\n")
 
 
 def test_what_docker_keeps_outlives_a_suspend_and_is_in_a_fork(caller: Caller, devbox: str) -> None:
