@@ -315,6 +315,22 @@ def test_nothing_of_a_step_outlives_it(server: BuildServer) -> None:
     assert time.monotonic() - began < 30
 
 
+def test_a_step_can_have_mounts_and_no_network(server: BuildServer) -> None:
+    dockerfile = f"""
+FROM {BASE} AS made
+RUN echo from a stage > /made
+FROM {BASE}
+RUN --mount=type=cache,target=/kept echo from an earlier step > /kept/word
+RUN --mount=type=cache,target=/kept --mount=type=bind,from=made,source=/made,target=/lent \\
+    --mount=type=tmpfs,target=/gone cp /lent /kept/word /srv && touch /gone/x
+RUN --network=none test "$(ls /sys/class/net)" = lo
+RUN test "$(ls /sys/class/net)" != lo && ! test -e /lent && ! test -e /kept/word && ! test -e /gone/x
+"""
+    build = server.build(dockerfile)
+    assert build["status"] == "build_complete", build
+    assert server.run(build["image"], "cat /srv/lent /srv/word") == "from a stage\nfrom an earlier step\n"
+
+
 def test_a_long_line_is_cut(server: BuildServer) -> None:
     build = server.build(f"FROM {BASE}\nRUN head -c 50000 /dev/zero | tr '\\0' x; echo; echo done\n")
     log = server.log(build["id"])
