@@ -147,17 +147,16 @@ async def an_id_starts_one_command_across_a_restart(bench: Bench) -> None:
 async def commands_run_at_once(bench: Bench) -> None:
     """Thirty commands at once run side by side, each with its own output and exit code."""
     box = await bench.box()
-    script = "echo out $0; echo err $0 >&2; sleep 0.3; exit $0"
+    # Each ends once all are there; how long that takes is the host's affair.
+    meet = "for _ in {1..400}; do set -- *; [ $# = 30 ] && exit $0; sleep 0.1; done; exit 99"
+    script = f"mkdir -p ~/met; cd ~/met; touch $0; echo out $0; echo err $0 >&2; {meet}"
 
     async def one(number: int) -> tuple[int, bytes, bytes]:
         ran = await bench.run(box, "bash", "-c", script, str(number))
         return ran.result.exit_code, ran.stdout, ran.stderr
 
-    started = bench.clock.monotonic()
     ran = await asyncio.gather(*[one(number) for number in range(30)])
-    took = bench.clock.monotonic() - started
     expect_equal(ran, [(n, b"out %d\n" % n, b"err %d\n" % n) for n in range(30)], "what they gave")
-    expect(took < 30 * 0.3, f"they ran one after another: {took:.1f} s")
 
 
 @GROUP.check
