@@ -184,9 +184,9 @@ class Checkpoints:
 
     @staticmethod
     def _meta(found: record.Record, ties: memories.Ties, *, shared: bool) -> memories.Meta:
-        devices = {path.replace("/", "-"): path for path in ties.devices.values()}
+        devices = {memories.key_of(path): path for path in ties.mounted.devices.values()}
         files = {f"corral-spool-{number}": file for number, file in enumerate(ties.files.values())}
-        return memories.Meta(found.id, ties.guest.removesuffix(_READABLE), devices, files, shared)
+        return memories.Meta(found.id, ties.mounted.guest.removesuffix(_READABLE), devices, files, shared)
 
     def _rewrite(self, images: Path, ties: memories.Ties, meta: memories.Meta) -> None:
         names = dict(zip(ties.files, meta.files, strict=True))
@@ -304,7 +304,7 @@ class Checkpoints:
             images=images,
             root=host.places.stage.root,
             pid_file=bundle / "pid",
-            externals={"guest": str(inside), **meta.externals},
+            externals={memories.GUEST: str(inside), memories.GROUPS: str(host.places.stage.groups), **meta.externals},
             files={criu.LISTENER: 3, **files},
             hook=str(hook),
         )
@@ -317,6 +317,7 @@ class Checkpoints:
                 for name, (file, size) in meta.files.items()
             ],
             "groups": [str(folder) for folder in groups],
+            "groups_at": str(host.places.stage.groups) if host.layout.version == 2 else "",
             "wish": json.dumps(asdict(wish)),
             "socket": str(host.places.socket(spec.id)),
             "pid_file": str(restore.pid_file),

@@ -9,8 +9,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,10 @@ from corral.core import wholefile
 from corral.runtime.linux import mounts
 
 NAME: Final = "corral.json"
+#: Keys of a box's mounts: of the guest's program, and of its control groups where it has them.
+GUEST: Final = "guest"
+GROUPS: Final = "groups"
+_GUEST: Final = "/run/corral/guest"
 PARTIAL: Final = ".new-"
 LINKED: Final = ".for-"
 #: Descriptors of the restoring process that become those of the box.
@@ -53,35 +57,62 @@ class Meta:
 
 
 @dataclass(frozen=True, slots=True)
+class Mounted:
+    """Mounts of a box that a dump names and does not hold: targets in the box, and what of the host is there.
+
+    `guest` is the name of the guest's program. `groups` is where control groups of version 2 are, "" where they are
+    not: CRIU would mount them in the box's user namespace, which the namespace of its groups does not belong to.
+    """
+
+    guest: str = ""
+    groups: str = ""
+    devices: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, found: Iterable[mounts.Mount]) -> Mounted:
+        """Of all mounts of a box. Raises Undumpable."""
+        guest, groups, devices = "", "", {}
+        for mount in found:
+            if not _EXPECTED.fullmatch(mount.target):
+                message = f"it has mounts of its own ({mount.target[:100]})"
+                raise Undumpable(message)
+            if mount.target == _GUEST:
+                guest = Path(mount.root).name
+            elif mount.fstype == "cgroup2":
+                groups = mount.target
+            elif mount.fstype == "devtmpfs":
+                devices[mount.target] = f"/dev{mount.root}"
+        return cls(guest, groups, devices)
+
+    def externals(self) -> list[str]:
+        """As CRIU is told of them."""
+        named = {_GUEST: GUEST, **{target: key_of(path) for target, path in self.devices.items()}}
+        if self.groups:
+            named[self.groups] = GROUPS
+        return [f"mnt[{target}]:{key}" for target, key in named.items()]
+
+
+def key_of(path: str) -> str:
+    """The key of a mount of this device."""
+    return path.replace("/", "-")
+
+
+@dataclass(frozen=True, slots=True)
 class Ties:
     """How a box hangs together with the host, as seen at process 1. `files` are spool files by CRIU's keys."""
 
     socket: int
-    guest: str
-    guest_mount: str
-    devices: Mapping[str, str]
+    mounted: Mounted
     files: Mapping[str, tuple[str, int]]
 
     def externals(self) -> list[str]:
         """As CRIU is told of them."""
-        return [
-            f"mnt[{self.guest_mount}]:guest",
-            *(f"mnt[{target}]:{path.replace('/', '-')}" for target, path in self.devices.items()),
-            *self.files,
-        ]
+        return [*self.mounted.externals(), *self.files]
 
 
 def ties(pid: int, spool: Path) -> Ties:
     """Look at process 1, which stands still. `spool` is the folder of the box's executions. Raises Undumpable."""
-    guest, target, devices = "", "", {}
-    for mount in mounts.parse(Path(f"/proc/{pid}/mountinfo").read_text()):
-        if not _EXPECTED.fullmatch(mount.target):
-            message = f"it has mounts of its own ({mount.target[:100]})"
-            raise Undumpable(message)
-        if mount.target == "/run/corral/guest":
-            guest, target = Path(mount.root).name, mount.target
-        elif mount.fstype == "devtmpfs":
-            devices[mount.target] = f"/dev{mount.root}"
+    mounted = Mounted.of(mounts.parse(Path(f"/proc/{pid}/mountinfo").read_text()))
     sockets, files = set(), {}
     for fd in os.listdir(f"/proc/{pid}/fd"):
         path = f"/proc/{pid}/fd/{fd}"
@@ -93,7 +124,7 @@ def ties(pid: int, spool: Path) -> Ties:
     if len(sockets) != 1:
         message = f"its guest holds {len(sockets)} sockets, not one"
         raise Undumpable(message)
-    return Ties(sockets.pop(), guest, target, devices, files)
+    return Ties(sockets.pop(), mounted, files)
 
 
 def _size_in(folder: Path, opened: str, link: str) -> int | None:

@@ -69,6 +69,9 @@ def prepare_restore(request: Mapping[str, Any]) -> None:
         os.write(fd, b"0")
         os.close(fd)
     syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+    if request["groups_at"]:
+        flags = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+        syscalls.mount("cgroup", request["groups_at"], "cgroup2", flags)
     os.environ["SLOT_WISH"] = request["wish"]
 
 

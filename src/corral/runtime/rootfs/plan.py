@@ -39,7 +39,7 @@ STORES: Final = "stores"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Empty folders that boxes mount over: `root`, and one for each layer.
+    """Empty folders that boxes mount over: `root`, one for each layer, and `groups`.
 
     Every id must be able to pass through `folder` and what is above it: a runtime that has joined the box's user
     namespace goes to `root` by its path.
@@ -57,13 +57,18 @@ class Stage:
         """Where the box's disk goes."""
         return self.folder / "disk"
 
+    @property
+    def groups(self) -> Path:
+        """Where the control groups of a box that is made again are shown."""
+        return self.folder / "groups"
+
     def layer(self, number: int) -> Path:
         """Where the layer with this number goes."""
         return self.folder / str(number)
 
     def make(self) -> None:
         """Make the folders. Idempotent."""
-        for path in (self.root, self.disk, *(self.layer(number) for number in range(MOST_LAYERS))):
+        for path in (self.root, self.disk, self.groups, *(self.layer(number) for number in range(MOST_LAYERS))):
             path.mkdir(mode=0o711, parents=True, exist_ok=True)
         self.folder.chmod(0o711)
 
