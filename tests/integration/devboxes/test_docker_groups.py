@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from corral.devboxes import docker
-from corral.runtime.cgroup.layout import Mode, read_layout
-from corral.runtime.linux import mounts
+from corral.runtime.linux import syscalls
 
 pytestmark = pytest.mark.root
 
@@ -34,12 +33,18 @@ exec unshare --cgroup --mount bash -c '
 
 
 @pytest.fixture
-def group() -> Iterator[Path]:
-    """A group of version 2 with all controllers that the host has there; on version 1 alone there is none."""
-    layout = read_layout(mounts.current())
-    root = layout.roots[0] if layout.mode is Mode.V2 else layout.second
-    if root is None:
-        pytest.skip("no control groups of version 2 on this host")
+def root(tmp_path: Path) -> Iterator[Path]:
+    """All control groups of version 2, whether or not the host has them mounted."""
+    target = tmp_path / "groups"
+    target.mkdir()
+    syscalls.mount("cgroup", str(target), "cgroup2")
+    yield target
+    syscalls.umount2(str(target))
+
+
+@pytest.fixture
+def group(root: Path) -> Iterator[Path]:
+    """A group with all controllers that the host has on version 2."""
     control = root / "cgroup.subtree_control"
     fresh = set((root / "cgroup.controllers").read_text().split()) - set(control.read_text().split())
     control.write_text(" ".join(f"+{name}" for name in fresh))

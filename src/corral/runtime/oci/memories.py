@@ -10,18 +10,18 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from corral.core import wholefile
 from corral.runtime.linux import mounts
+from corral.runtime.oci import config
 
 NAME: Final = "corral.json"
 #: Keys of a box's mounts: of the guest's program, and of its control groups where it has them.
 GUEST: Final = "guest"
 GROUPS: Final = "groups"
-_GUEST: Final = "/run/corral/guest"
 PARTIAL: Final = ".new-"
 LINKED: Final = ".for-"
 #: Descriptors of the restoring process that become those of the box.
@@ -64,9 +64,9 @@ class Mounted:
     not: CRIU would mount them in the box's user namespace, which the namespace of its groups does not belong to.
     """
 
-    guest: str = ""
-    groups: str = ""
-    devices: Mapping[str, str] = field(default_factory=dict)
+    guest: str
+    groups: str
+    devices: Mapping[str, str]
 
     @classmethod
     def of(cls, found: Iterable[mounts.Mount]) -> Mounted:
@@ -76,7 +76,7 @@ class Mounted:
             if not _EXPECTED.fullmatch(mount.target):
                 message = f"it has mounts of its own ({mount.target[:100]})"
                 raise Undumpable(message)
-            if mount.target == _GUEST:
+            if mount.target == config.GUEST_TARGET:
                 guest = Path(mount.root).name
             elif mount.fstype == "cgroup2":
                 groups = mount.target
@@ -86,7 +86,7 @@ class Mounted:
 
     def externals(self) -> list[str]:
         """As CRIU is told of them."""
-        named = {_GUEST: GUEST, **{target: key_of(path) for target, path in self.devices.items()}}
+        named = {config.GUEST_TARGET: GUEST, **{target: key_of(path) for target, path in self.devices.items()}}
         if self.groups:
             named[self.groups] = GROUPS
         return [f"mnt[{target}]:{key}" for target, key in named.items()]
